@@ -1,0 +1,97 @@
+"""Messages to frames and back, without NumPy: a node forwards batches and never looks into one.
+
+One ZeroMQ message carries many messages: its first frame is a msgpack array of ``[code, field, field, ...]``, in order. Only a
+`Part` has a second frame, its bytes, and is alone in its message. Small payloads travel inside the first frame, because a frame
+of its own costs more than copying 32 kB.
+
+What comes from a socket is hostile until proven otherwise: sizes are capped before anything is built, every message checks its
+fields, and whatever does not fit is a `ProtocolError`, never another exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, fields
+from typing import Any
+
+import msgpack
+
+from feeder_wire import messages as m
+from feeder_wire import worker_messages as w
+from feeder_wire.errors import ProtocolError, RemoteError
+
+MAX_FRAME = 64 * 1024 * 1024
+"""First frames above this size are refused unread."""
+
+_CLIENT_SIDE = (m.Hello, m.Open, m.Ask, m.Cancel, m.Release, m.Close, m.Ping, m.Leave)
+_NODE_SIDE = (
+    m.Welcome, m.Refuse, m.Opened, m.Inline, m.Lent, m.Part, m.Failed, m.Ended, m.Unknown, m.Progress, m.Retired, m.Pong, m.Goodbye,
+)  # fmt: skip
+_TO_WORKER = (w.Task, w.Free, w.Drop, w.Retire, w.Stop)
+_FROM_WORKER = (w.Joined, w.Loaded, w.LoadFailed, w.Made, w.MadeBlock, w.TaskFailed, w.TaskEnded)
+
+Registry = Mapping[int, type[Any]]
+# Each end knows only what it may receive: a client that sends a node's message is a protocol error, not a surprise.
+TO_NODE: Registry = {c.CODE: c for c in _CLIENT_SIDE}
+TO_CLIENT: Registry = {c.CODE: c for c in _NODE_SIDE}
+TO_WORKER: Registry = {c.CODE: c for c in _TO_WORKER}
+FROM_WORKER: Registry = {c.CODE: c for c in _FROM_WORKER}
+_NAMES: dict[type[Any], tuple[str, ...]] = {
+    c: tuple(f.name for f in fields(c)) for c in (*_CLIENT_SIDE, *_NODE_SIDE, *_TO_WORKER, *_FROM_WORKER)
+}
+
+
+def _default(value: object) -> object:
+    if isinstance(value, RemoteError):
+        return astuple(value)
+    raise TypeError(f"{type(value).__name__} can't be packed")  # pragma: no cover - messages hold nothing else
+
+
+def pack(batch: Iterable[Any]) -> bytes:
+    """Put messages into one first frame, in order. Safe to call from any thread."""
+    rows = [[x.CODE, *(getattr(x, name) for name in _NAMES[type(x)])] for x in batch]
+    return msgpack.packb(rows, default=_default)  # type: ignore[no-any-return]
+
+
+def unpack(frame: bytes | memoryview, registry: Registry) -> list[Any]:
+    """Read the messages of a first frame.
+
+    Args:
+        frame: what came from the socket.
+        registry: the messages that this end may receive, for example `TO_NODE`.
+
+    Raises:
+        ProtocolError: anything about it is wrong.
+    """
+    if len(frame) > MAX_FRAME:
+        raise ProtocolError(f"a message of {len(frame)} bytes, at most {MAX_FRAME} are allowed")
+    try:
+        rows = msgpack.unpackb(frame, strict_map_key=True, max_ext_len=0, max_map_len=0)
+    except Exception as e:  # msgpack raises half a dozen kinds, of several bases, and RecursionError is not far
+        raise ProtocolError(f"not a message: {type(e).__name__}") from None
+    if not isinstance(rows, list):
+        raise ProtocolError("not a list of messages")
+    out = []
+    for row in rows:
+        if not isinstance(row, list) or not row or type(row[0]) is not int:
+            raise ProtocolError("a message without a code")
+        made = registry.get(row[0])
+        if made is None:
+            raise ProtocolError(f"message {row[0]} is unknown here")
+        try:
+            out.append(made(*row[1:]))
+        except TypeError:
+            raise ProtocolError(f"{made.__name__} with {len(row) - 1} fields") from None
+    return out
+
+
+def first_version(frames: Sequence[bytes | memoryview]) -> int | None:
+    """The version that a peer announces in its `Hello` or `Welcome`, also where the rest can't be read; None: no such message."""
+    try:
+        rows = msgpack.unpackb(frames[0], strict_map_key=True)
+        code, version = rows[0][0], rows[0][1]
+    except Exception:  # as above
+        return None
+    if code in (m.Hello.CODE, m.Welcome.CODE) and type(version) is int:
+        return version
+    return None

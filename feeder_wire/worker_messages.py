@@ -1,0 +1,180 @@
+"""The messages between a node and its own worker processes, over a loopback socket. See messages.py for the words used.
+
+Both ends are started by the same node and come from one installation, so there is no version here. A worker proves that it is
+one by the token that it was given through its stdin pipe; nobody else on the machine has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+from feeder_wire.errors import ProtocolError, RemoteError
+from feeder_wire.messages import INLINE_BYTES, MAX_TEXT, _blob, _block, _blocks, _error, _int, _seconds, _session
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Make one batch. `copy` is the session whose copy of the source makes it; `skip`: see `copies.Copies.next`."""
+
+    CODE: ClassVar[int] = 60
+    task: int
+    source: int
+    copy: bytes
+    epoch: int
+    index: int
+    skip: int = 0
+
+    def __post_init__(self) -> None:
+        _session(self, self.copy)
+        for value in (self.task, self.source, self.epoch, self.index, self.skip):
+            _int(self, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """These blocks of the worker's may be written again."""
+
+    CODE: ClassVar[int] = 61
+    blocks: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", _blocks(self, self.blocks))
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A session ended: forget its copies."""
+
+    CODE: ClassVar[int] = 62
+    session: bytes
+
+    def __post_init__(self) -> None:
+        _session(self, self.session)
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """These blocks must not be written again (their reader is lost, not known to be dead): remove them."""
+
+    CODE: ClassVar[int] = 63
+    blocks: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", _blocks(self, self.blocks))
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Finish and exit."""
+
+    CODE: ClassVar[int] = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """First message of a worker."""
+
+    CODE: ClassVar[int] = 80
+    slot: int
+    generation: int
+    token: bytes
+
+    def __post_init__(self) -> None:
+        _int(self, self.slot)
+        _int(self, self.generation)
+        _blob(self, self.token, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A source was loaded. `num_batches` -1: not known, or endless."""
+
+    CODE: ClassVar[int] = 81
+    source: int
+    kind: str
+    num_batches: int
+    sharded: bool
+
+    def __post_init__(self) -> None:
+        _int(self, self.source)
+        _int(self, self.num_batches, low=-1)
+        if self.kind not in ("indexed", "stream") or type(self.sharded) is not bool:
+            raise ProtocolError(f"Loaded: {self.kind!r:.40} is no kind of source")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """A source could not be loaded; the worker ends."""
+
+    CODE: ClassVar[int] = 82
+    source: int
+    error: RemoteError
+
+    def __post_init__(self) -> None:
+        _int(self, self.source)
+        object.__setattr__(self, "error", _error(self, self.error))
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A small batch, inline."""
+
+    CODE: ClassVar[int] = 83
+    task: int
+    head: bytes
+    data: bytes
+    seconds: float
+
+    def __post_init__(self) -> None:
+        _int(self, self.task)
+        _blob(self, self.head, MAX_TEXT * 16)
+        _blob(self, self.data, INLINE_BYTES)
+        _seconds(self, self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeBlock:
+    """A batch in a block that the worker gives up until `Free` or `Retire`."""
+
+    CODE: ClassVar[int] = 84
+    task: int
+    head: bytes
+    block: str
+    size: int
+    nbytes: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        _int(self, self.task)
+        _blob(self, self.head, MAX_TEXT * 16)
+        _block(self, self.block, self.size, self.nbytes)
+        _seconds(self, self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFailed:
+    """The user's code raised, or made a batch that can't be sent."""
+
+    CODE: ClassVar[int] = 85
+    task: int
+    error: RemoteError
+
+    def __post_init__(self) -> None:
+        _int(self, self.task)
+        object.__setattr__(self, "error", _error(self, self.error))
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEnded:
+    """The worker's part of the stream has no more batch for this run."""
+
+    CODE: ClassVar[int] = 86
+    task: int
+
+    def __post_init__(self) -> None:
+        _int(self, self.task)
+
+
+ToWorker: TypeAlias = Task | Free | Drop | Retire | Stop
+FromWorker: TypeAlias = Joined | Loaded | LoadFailed | Made | MadeBlock | TaskFailed | TaskEnded
