@@ -28,7 +28,7 @@ _NODE_SIDE = (
     m.Welcome, m.Refuse, m.Opened, m.Inline, m.Lent, m.Part, m.Failed, m.Ended, m.Unknown, m.Progress, m.Retired, m.Pong, m.Goodbye,
 )  # fmt: skip
 _TO_WORKER = (w.Task, w.Free, w.Drop, w.Retire, w.Stop)
-_FROM_WORKER = (w.Joined, w.Loaded, w.LoadFailed, w.Made, w.MadeBlock, w.TaskFailed, w.TaskEnded)
+_FROM_WORKER = (w.Joined, w.Loaded, w.LoadFailed, w.Made, w.MadeBlock, w.TaskFailed, w.TaskEnded, w.Dropped)
 
 Registry = Mapping[int, type[Any]]
 # Each end knows only what it may receive: a client that sends a node's message is a protocol error, not a surprise.

@@ -104,15 +104,22 @@ def _error(message: object, value: object) -> RemoteError:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """First message on a connection. The fields of `version` and what follows may differ between versions: read it first."""
+    """First message on every connection. What follows `version` may differ between versions: read that first.
+
+    `client` stays the same when a client connects again, and is known to nobody else. `holds` names the blocks it has in hand.
+    """
 
     CODE: ClassVar[int] = 1
     version: int
-    client: str  # shown in logs and status, for example "train.py, pid 4711 on host"
+    client: bytes
+    name: str  # shown in logs and status, for example "train.py, pid 4711 on host"
+    holds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _int(self, self.version, 1 << 31)
-        _text(self, self.client)
+        _session(self, self.client)
+        _text(self, self.name)
+        object.__setattr__(self, "holds", _blocks(self, self.holds))
 
 
 @dataclass(frozen=True, slots=True)

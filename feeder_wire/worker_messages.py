@@ -176,5 +176,16 @@ class TaskEnded:
         _int(self, self.task)
 
 
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """The worker removed these blocks to make room: readers should forget them."""
+
+    CODE: ClassVar[int] = 87
+    blocks: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", _blocks(self, self.blocks))
+
+
 ToWorker: TypeAlias = Task | Free | Drop | Retire | Stop
-FromWorker: TypeAlias = Joined | Loaded | LoadFailed | Made | MadeBlock | TaskFailed | TaskEnded
+FromWorker: TypeAlias = Joined | Loaded | LoadFailed | Made | MadeBlock | TaskFailed | TaskEnded | Dropped

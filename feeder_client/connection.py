@@ -1,0 +1,213 @@
+"""One connection to one node, as the receiver thread sees it: socket, handshake, the pieces of large batches.
+
+A connection that breaks gets a new socket: the old one would send what is still queued in it before our Hello.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from feeder_client.payload import Borrowed, Bytes, Loan, Owned, Payload, small
+from feeder_wire import codec, frames
+from feeder_wire import messages as m
+from feeder_wire.arena import ArenaReader
+from feeder_wire.errors import ProtocolError
+from feeder_wire.security import KeyPair, secure_client
+
+log = logging.getLogger("feeder.client")
+
+_LINGER_MS = 500
+_EVENTS = (
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+_HANDSHAKES_BEFORE_BLAME = 3
+"""A server that closes connections during the handshake may be starting; after so many in a row it is the keys."""
+
+
+@dataclass(slots=True)
+class _Pieces:
+    """A large batch that is coming in parts."""
+
+    data: Bytes
+    come: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a client shows, and whom it trusts."""
+
+    own: KeyPair
+    server: bytes
+
+
+@dataclass(slots=True)
+class Connection:
+    """See the module. All methods are for the receiver thread.
+
+    Args:
+        endpoint: the node's.
+        context: the client's.
+        keys: CURVE, or None.
+        allow_map: False: always bytes over the socket.
+        wake: see `Loan`.
+    """
+
+    endpoint: str
+    context: zmq.Context[Any]
+    keys: Keys | None
+    allow_map: bool
+    wake: Callable[[], None]
+    socket: zmq.Socket[bytes] = field(init=False)
+    monitor: zmq.Socket[bytes] = field(init=False)
+    loan: Loan | None = None
+    welcomed: bool = False
+    connected: bool = False
+    maps: bool = False
+    _nonce: str = ""
+    _bad_handshakes: int = 0
+    _out: list[m.ToNode] = field(default_factory=list)
+    _pieces: dict[tuple[bytes, int, int], _Pieces] = field(default_factory=dict)
+
+    def open(self, hello: m.Hello) -> None:
+        """A fresh socket; the Hello leaves as soon as the node can be reached."""
+        self.socket = self.context.socket(zmq.DEALER)
+        self.socket.linger = _LINGER_MS
+        self.socket.sndhwm = self.socket.rcvhwm = 0  # bounded by the window
+        self.socket.heartbeat_ivl, self.socket.heartbeat_timeout = 2000, 10000
+        self.socket.reconnect_ivl, self.socket.reconnect_ivl_max = 50, 1000
+        self.socket.handshake_ivl = 5000
+        self.socket.maxmsgsize = frames.MAX_FRAME
+        if self.keys is not None:
+            secure_client(self.socket, self.keys.own, self.keys.server)
+        self.monitor = self.socket.get_monitor_socket(_EVENTS)
+        self.socket.connect(self.endpoint)
+        self.welcomed = self.connected = False
+        self._pieces.clear()
+        self._out = [hello]
+        self.flush()
+
+    def put(self, message: m.ToNode) -> None:
+        """Gather a message for the next `flush`."""
+        self._out.append(message)
+
+    def flush(self) -> None:
+        """Send what was gathered."""
+        if self._out:
+            self.socket.send(frames.pack(self._out))
+            self._out.clear()
+
+    def return_blocks(self) -> None:
+        """Send home the blocks that nobody looks at any more."""
+        if self.loan is not None and self.welcomed and self.loan.returned:
+            names = []
+            while self.loan.returned:
+                names.append(self.loan.returned.popleft())
+            self._out.append(m.Release(tuple(names)))
+
+    def happenings(self) -> Iterator[str]:
+        """What the monitor saw: ``connected``, ``lost``, or a sentence about keys that don't fit."""
+        while self.monitor.poll(0):
+            event = recv_monitor_message(self.monitor)["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.connected, self._bad_handshakes = True, 0
+                yield "connected"
+            elif event == zmq.EVENT_DISCONNECTED and self.connected:
+                self.connected = False
+                yield "lost"
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                yield "the server refused this client's key: is its public key among the server's --authorized-clients?"
+            elif event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_DISCONNECTED):
+                self._bad_handshakes += 1
+                if self._bad_handshakes >= _HANDSHAKES_BEFORE_BLAME:
+                    yield self._blame()
+
+    def _blame(self) -> str:
+        if self.keys is None:
+            return "what listens there wants keys, or is no feeder-server: pass keys= and server_key= if the server has --keys"
+        return "the handshake fails: the server has another key than server_key= says, or no keys at all, or is no feeder-server"
+
+    def receive(self) -> Iterator[m.ToClient | tuple[m.Part | m.Inline | m.Lent, Payload]]:
+        """All that has come in. Batches come with their payload, parts of batches not at all before the last one.
+
+        Raises:
+            ProtocolError: what came is no message of a node.
+        """
+        while True:
+            try:
+                first, *rest = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            for message in frames.unpack(first.buffer, frames.TO_CLIENT):
+                if isinstance(message, m.Inline):
+                    yield message, Owned(message.head, small(message.data), len(message.data))
+                elif isinstance(message, m.Lent):
+                    yield message, self._borrow(message)
+                elif isinstance(message, m.Part):
+                    whole = self._piece(message, rest)
+                    if whole is not None:
+                        yield message, whole
+                else:
+                    if isinstance(message, m.Welcome):
+                        self._welcome(message)
+                    elif isinstance(message, m.Retired) and self.loan is not None:
+                        self.loan.reader.forget(message.blocks)
+                    yield message
+
+    def _welcome(self, welcome: m.Welcome) -> None:
+        if welcome.version != m.WIRE_VERSION:
+            raise ProtocolError(f"the server speaks version {welcome.version} of feeder's protocol, this client {m.WIRE_VERSION}")
+        if self.loan is None or welcome.nonce != self._nonce:
+            # Another node, or the same one restarted: block names begin anew, and what is still held belongs to the old one.
+            reader = ArenaReader(welcome.directories)
+            self.maps = self.allow_map and reader.same_host(welcome.nonce)
+            self.loan = Loan(reader, welcome.lend_bytes, self.wake)
+            self._nonce = welcome.nonce
+        self.welcomed = True
+
+    def _borrow(self, lent: m.Lent) -> Payload:
+        if self.loan is None or not self.maps:
+            raise ProtocolError("a block was lent to a client that can't map it")
+        return Borrowed(lent.head, self.loan.accept(lent), lent.nbytes, lent.block, self.loan)
+
+    def _piece(self, part: m.Part, rest: list[zmq.Frame]) -> Payload | None:
+        key = (part.session, part.epoch, part.index)
+        if len(rest) != 1:
+            raise ProtocolError("a part without its bytes")
+        chunk = np.frombuffer(rest[0].buffer, np.uint8)
+        if part.offset == 0:
+            self._pieces[key] = _Pieces(codec.aligned_empty(part.nbytes))
+        pieces = self._pieces.get(key)
+        if pieces is None or pieces.come != part.offset or part.offset + len(chunk) > len(pieces.data):
+            raise ProtocolError("parts of a batch are out of order")
+        pieces.data[part.offset : part.offset + len(chunk)] = chunk
+        pieces.come += len(chunk)
+        if pieces.come < len(pieces.data):
+            return None
+        del self._pieces[key]
+        return Owned(part.head, pieces.data, part.nbytes)
+
+    def holds(self) -> tuple[str, ...]:
+        """Blocks in hand, for the next Hello."""
+        return self.loan.holds if self.loan is not None else ()
+
+    def close(self) -> None:
+        """Send what was gathered, and close."""
+        try:
+            self.flush()
+        except zmq.ZMQError as e:  # pragma: no cover - the context is being torn down
+            log.debug("closing %s: %s", self.endpoint, e)
+        self.socket.disable_monitor()
+        self.monitor.close(linger=0)
+        self.socket.close()

@@ -1,0 +1,49 @@
+"""Finds the class that Keras wants a dataset to be, without importing a Keras that the user doesn't use."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from types import ModuleType
+from typing import Any
+
+from feeder_wire.errors import ConfigError
+
+
+def find_base(keras: ModuleType | str | None = None) -> type[Any]:
+    """The base class for a dataset: ``keras.utils.PyDataset`` in Keras 3, ``Sequence`` in Keras 2 and tf_keras.
+
+    Args:
+        keras: the module whose ``fit`` will be called, or its name; None: the one that is loaded, ``keras`` before ``tf_keras``.
+
+    Raises:
+        ConfigError: there is none, or the argument is none.
+    """
+    module = _import(keras) if isinstance(keras, str) else keras or _loaded()
+    utils = getattr(module, "utils", None)
+    for name in ("PyDataset", "Sequence"):
+        found = getattr(utils, name, None)
+        if isinstance(found, type):
+            return found
+    raise ConfigError(f"keras={keras!r} has neither utils.PyDataset nor utils.Sequence: pass the module whose model.fit you call")
+
+
+def _loaded() -> ModuleType:
+    names = ["keras", "tf_keras"]
+    if os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True"):
+        names.reverse()
+    for name in names:
+        if name in sys.modules:
+            return sys.modules[name]
+    return _import(names[0])
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as e:
+        raise ConfigError(
+            f"FeederSequence needs Keras, and {name} can't be imported ({e}): pip install 'keras-feeder[tensorflow]', or use "
+            "FeederClient, which needs none"
+        ) from None

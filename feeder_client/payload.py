@@ -1,0 +1,136 @@
+"""A batch that has come and was not looked at yet, and the loan of arena blocks behind it.
+
+A batch in a block is handed out as views of the block itself. When the last view dies, `weakref.finalize` on the array that owns
+them puts the block's name into the loan's `returned`, from whatever thread drops the last reference; the receiver thread sends it
+home. Never by count and never at the next call: TensorFlow and JAX keep and read such arrays long after (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import mmap
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from feeder_wire import codec
+from feeder_wire.arena import ArenaReader
+from feeder_wire.errors import FeederError
+from feeder_wire.messages import Lent
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class Loan:
+    """The blocks that one node has lent this client.
+
+    Args:
+        reader: maps the node's arena.
+        limit_bytes: above this much in the caller's hands, batches are copied out and their blocks go home at once, so that a
+            caller who keeps every batch can't starve the node.
+        wake: called when there is something to send home, from any thread.
+    """
+
+    def __init__(self, reader: ArenaReader, limit_bytes: int, wake: Callable[[], None]) -> None:
+        self.reader = reader
+        self.returned: deque[str] = deque()  # appended to from any thread: deque.append is atomic
+        self._limit = limit_bytes
+        self._wake = wake
+        self._sizes: dict[str, int] = {}
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """Blocks that this client has and did not send home."""
+        return tuple(self._sizes)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the blocks in hand."""
+        return sum(list(self._sizes.values()))
+
+    def accept(self, lent: Lent) -> mmap.mmap:
+        """A block has come. Raises ProtocolError where it can't be mapped."""
+        mapped = self.reader.map(lent.block, lent.size)
+        self._sizes[lent.block] = lent.size
+        return mapped
+
+    def give_back(self, block: str) -> None:
+        """Nobody looks at this block any more. From any thread."""
+        self._sizes.pop(block, None)
+        self.returned.append(block)
+        self._wake()
+
+    def copies_out(self) -> bool:
+        """Is so much in the caller's hands that the next batch should be copied?"""
+        return self.held_bytes > self._limit
+
+
+@dataclass(slots=True)
+class Owned:
+    """A batch in memory of our own."""
+
+    head: bytes
+    data: Bytes
+    nbytes: int
+
+    def open(self) -> object:
+        """The batch."""
+        return codec.decode(self.head, self.data)
+
+    def drop(self) -> None:
+        """Nobody will look at it."""
+
+
+@dataclass(slots=True)
+class Borrowed:
+    """A batch in a block of the arena."""
+
+    head: bytes
+    mapped: mmap.mmap
+    nbytes: int
+    block: str
+    loan: Loan
+
+    def open(self) -> object:
+        """The batch: views of the block, or of a copy where the caller holds too many."""
+        block: Bytes = np.frombuffer(self.mapped, np.uint8, self.nbytes)
+        if self.loan.copies_out():
+            data = codec.aligned_empty(self.nbytes)
+            np.copyto(data, block)
+            self.loan.give_back(self.block)
+            return codec.decode(self.head, data)
+        # At exit the process' mappings go anyway, and the receiver thread is gone: nothing to call.
+        weakref.finalize(block, self.loan.give_back, self.block).atexit = False
+        return codec.decode(self.head, block)
+
+    def drop(self) -> None:
+        """Nobody will look at it: send it home."""
+        self.loan.give_back(self.block)
+
+
+@dataclass(slots=True)
+class Broken:
+    """A batch that can't be had."""
+
+    error: FeederError
+    nbytes: int = 0
+
+    def open(self) -> object:
+        """Raises the error."""
+        raise self.error
+
+    def drop(self) -> None:
+        """Nobody will hear of it."""
+
+
+Payload = Owned | Borrowed | Broken
+
+
+def small(data: bytes) -> Bytes:
+    """A copy of `data` that starts at a 64-byte-aligned address."""
+    out = codec.aligned_empty(len(data))
+    out[:] = np.frombuffer(data, np.uint8)
+    return out

@@ -1,0 +1,219 @@
+"""The receiver thread: the only one that touches the client's sockets.
+
+    poll(sockets, monitors, wake-up) ─▶ what happened to connections ─▶ what came in ─▶ core ─▶ what to ask ─▶ flush
+
+Other threads wake it through a pair of plain sockets, for a ZeroMQ socket belongs to one thread, and a finalizer that sends a
+block home may run in any.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import zmq
+
+from feeder_client.connection import Connection, Keys
+from feeder_client.core import Core
+from feeder_wire import messages as m
+from feeder_wire.errors import AuthenticationError, FeederError, NodeUnreachable, ProtocolError, RemoteError, rebuild
+
+log = logging.getLogger("feeder.client")
+
+TICK = 0.25
+PING_SECONDS = 3.0
+
+
+class _Stale(Exception):
+    """The node was away, or we were: begin anew."""
+
+
+class Receiver:
+    """Connections to all nodes, and the thread that serves them.
+
+    Args:
+        core: shared with the training thread.
+        keys: CURVE, or None.
+        allow_map: False forces the socket path also on one host.
+        alive: asked now and then; a text means that the (private) server has ended, and why.
+    """
+
+    def __init__(self, core: Core, keys: Keys | None, allow_map: bool, alive: Callable[[], str | None]) -> None:
+        self._core = core
+        self._alive = alive
+        self._session = os.urandom(16)
+        self._client = os.urandom(16)
+        self._name = f"{os.path.basename(sys.argv[0] or 'python')}, pid {os.getpid()} on {socket.gethostname()}"
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._ear, self._bell = socket.socketpair()
+        for end in (self._ear, self._bell):
+            end.setblocking(False)
+        self._rung = False
+        self._closing = False
+        self._ping = 0
+        self._next_ping = 0.0
+        self._connections = [Connection(node.endpoint, self._context, keys, allow_map, self.wake) for node in core.nodes]
+        self._thread = threading.Thread(target=self._run, name="feeder-receiver", daemon=True)
+        core.wake = self.wake
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Make the thread look up; from any thread, also from a finalizer."""
+        if not self._rung:
+            self._rung = True
+            try:
+                self._bell.send(b"!")
+            except OSError:  # full: it will look up anyway; closed: nothing to wake
+                pass
+
+    def close(self) -> None:
+        """Say goodbye to the nodes and close the sockets. Takes at most a few seconds."""
+        self._core.close()
+        self._closing = True
+        self._rung = False
+        self.wake()
+        if self._thread is not threading.current_thread() and self._thread.ident is not None:
+            self._thread.join(5.0)
+
+    def borrowed_bytes(self) -> int:
+        """Bytes of arena blocks in this process' hands."""
+        return sum(c.loan.held_bytes for c in self._connections if c.loan is not None)
+
+    @property
+    def maps(self) -> bool:
+        """Does any node lend blocks to this client?"""
+        return any(c.maps for c in self._connections)
+
+    # ----------------------------------------------------------------------------------------------------------- the thread
+
+    def _run(self) -> None:
+        try:
+            for connection in self._connections:
+                connection.open(self._hello(connection))
+            while not self._closing:
+                self._step()
+        except Exception as e:  # a defect of ours: the training thread must not wait for ever
+            log.exception("the receiver thread failed")
+            self._core.give_up(FeederError(f"feeder's receiver thread failed: {type(e).__name__}: {e}"))
+        finally:
+            self._shut()
+
+    def _step(self) -> None:
+        self._poll()
+        now = time.monotonic()
+        for number, connection in enumerate(self._connections):
+            for happening in connection.happenings():
+                self._happened(number, connection, happening)
+            try:
+                for message in connection.receive():
+                    self._take(number, connection, message)
+            except _Stale as e:
+                self._reconnect(number, connection, str(e))
+            except ProtocolError as e:
+                self._core.failed(number, e)
+                self._reconnect(number, connection, str(e))
+        gone = self._alive()
+        if gone is not None:
+            self._core.give_up(NodeUnreachable(gone))
+        self._send(now)
+
+    def _poll(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._ear, zmq.POLLIN)
+        for connection in self._connections:
+            poller.register(connection.socket, zmq.POLLIN)
+            poller.register(connection.monitor, zmq.POLLIN)
+        poller.poll(int(TICK * 1000))
+        # Lower the flag before emptying the pipe: a ring in between is at worst one look too many.
+        self._rung = False
+        try:
+            while self._ear.recv(256):
+                pass
+        except OSError:
+            pass
+
+    def _send(self, now: float) -> None:
+        requests, below = self._core.requests()
+        if below is not None:
+            for connection in self._connections:
+                if connection.welcomed:
+                    connection.put(m.Cancel(self._session, below))
+        for request in requests:
+            indices = tuple(self._core.index_of(i) for i in request.indices)
+            self._connections[request.node].put(m.Ask(self._session, request.epoch, indices))
+        ping = now >= self._next_ping
+        if ping:
+            self._next_ping = now + PING_SECONDS
+            self._ping += 1
+        for connection in self._connections:
+            connection.return_blocks()
+            if ping and connection.welcomed:
+                connection.put(m.Ping(self._ping))
+            connection.flush()
+
+    def _hello(self, connection: Connection) -> m.Hello:
+        return m.Hello(m.WIRE_VERSION, self._client, self._name, connection.holds())
+
+    def _happened(self, number: int, connection: Connection, happening: str) -> None:
+        if happening == "connected":
+            return  # what counts is the Welcome
+        if happening == "lost":
+            self._reconnect(number, connection, "the connection broke")
+        else:
+            self._core.failed(number, AuthenticationError(f"{connection.endpoint}: {happening}"))
+
+    def _reconnect(self, number: int, connection: Connection, why: str) -> None:
+        self._core.lost(number, why)
+        connection.close()
+        connection.open(self._hello(connection))
+
+    def _take(self, number: int, connection: Connection, message: object) -> None:
+        core = self._core
+        match message:
+            case (m.Inline() | m.Lent() | m.Part() as batch, payload):
+                core.arrived(number, batch.epoch, batch.index, payload, batch.seconds)
+            case m.Welcome():
+                core.connected(number)
+                connection.put(m.Open(self._session, core.source, connection.maps))
+            case m.Opened():
+                for note in message.notes:
+                    log.warning("%s", note)
+                core.opened(number, message)
+            case m.Failed():
+                core.failed_batch(number, message)
+            case m.Ended():
+                core.ended(number, message.epoch, message.index)
+            case m.Progress():
+                core.progress(number, message.text)
+            case m.Unknown():
+                raise _Stale("the server does not know this session any more")
+            case m.Refuse() | m.Goodbye():
+                self._refused(number, message)
+
+    def _refused(self, number: int, message: m.Refuse | m.Goodbye) -> None:
+        if message.kind:
+            self._core.failed(number, rebuild(RemoteError(message.kind, message.kind, (), message.text, ""), ""))
+        else:
+            self._core.lost(number, f"the server was stopped ({message.text})")
+
+    def _shut(self) -> None:
+        for connection in self._connections:
+            if connection.welcomed:
+                connection.return_blocks()
+                connection.put(m.Close(self._session))
+                connection.put(m.Leave())
+            try:
+                connection.close()
+            except (zmq.ZMQError, AttributeError) as e:  # it never opened
+                log.debug("closing %s: %s", connection.endpoint, e)
+        self._context.term()
+        self._ear.close()
+        self._bell.close()

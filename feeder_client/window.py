@@ -1,0 +1,321 @@
+"""What to ask of which node. PURE: no clock, no randomness, no I/O, no thread.
+
+    plan (keys to come) ──fill()──▶ Ask(node, keys) ... arrived() ──▶ stored ──taken()──▶ the trainer
+                            ▲                     node_lost(): what it owed is asked again, of the others
+
+The window is the number of batches asked for and not yet taken. It is as wide as keeps every worker of every node busy and one
+batch ready, wider for batches so quick that the round trip would show, and never wider than its bytes allow. The batch that the
+trainer waits for is asked for in any case, so that a full window can't block its own head.
+
+Each node has a share of the window by its workers; its share is free again only when it answers, so a faster node gets more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+Key: TypeAlias = tuple[int, int]
+
+AHEAD_SECONDS = 0.020
+"""Work that one worker should have ahead of it, on its way and in its queue."""
+MAX_DEPTH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Ask `node` for these indices of one epoch (for a stream: tickets of one run)."""
+
+    node: int
+    epoch: int
+    indices: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Node:
+    """What is known of one node that serves this session."""
+
+    workers: int
+    owed: set[Key] = field(default_factory=set)
+    seconds: float = 0.0  # moving average of one batch
+    delivered: int = 0
+
+
+class Credits:
+    """How much may be asked of whom.
+
+    Args:
+        memory_bytes: for batches on their way and stored; one batch is always allowed.
+        prefetch: batches to have asked for ahead; None: as the module says.
+    """
+
+    def __init__(self, memory_bytes: int, prefetch: int | None = None) -> None:
+        self.nodes: dict[int, Node] = {}
+        self._memory = memory_bytes
+        self._prefetch = prefetch
+        self.batch_bytes = 0  # of a recent large batch
+
+    def depth(self, node: Node) -> int:
+        """Requests per worker of `node`."""
+        if node.seconds <= 0:
+            return 2
+        return min(MAX_DEPTH, 2 + int(AHEAD_SECONDS / node.seconds))
+
+    def share(self, node: Node) -> int:
+        """Requests that `node` may owe, and that may be stored on its account."""
+        return node.workers * self.depth(node) + 1
+
+    def limit(self) -> int:
+        """Batches that may be asked for and not taken, over all nodes."""
+        wide = sum(self.share(node) for node in self.nodes.values()) if self._prefetch is None else max(1, self._prefetch)
+        if self.batch_bytes:
+            wide = min(wide, max(1, self._memory // self.batch_bytes))
+        return wide
+
+    def pick(self, forced: bool, usable: Callable[[int], bool] = lambda node: True) -> int | None:
+        """The node with the most room for its size; None: none has room. `forced`: one is named if there is any."""
+        best, load = None, float("inf")
+        for number, node in self.nodes.items():
+            if not usable(number):
+                continue
+            used = len(node.owed) / max(1, self.share(node))
+            if used < load and (forced or used < 1):
+                best, load = number, used
+        return best
+
+    def learn(self, number: int, nbytes: int, seconds: float) -> None:
+        """A batch came from `number`."""
+        node = self.nodes.get(number)
+        if node is not None:
+            node.delivered += 1
+            node.seconds = seconds if node.seconds == 0 else 0.8 * node.seconds + 0.2 * seconds
+        self.batch_bytes = max(nbytes, int(0.95 * self.batch_bytes))
+
+
+def gather(chosen: list[tuple[int, Key]]) -> list[Request]:
+    """Requests with as many indices each as the order allows."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for node, (epoch, index) in chosen:
+        groups.setdefault((node, epoch), []).append(index)
+    return [Request(node, epoch, tuple(indices)) for (node, epoch), indices in groups.items()]
+
+
+class Window:
+    """The window of an indexed source: every key is asked for by name.
+
+    Args:
+        credits: shared with nobody.
+        lookahead: may the window reach into the next epoch before this one is over?
+    """
+
+    def __init__(self, credits: Credits, lookahead: bool = True) -> None:
+        self.credits = credits
+        self._lookahead = lookahead
+        self._owed: dict[Key, int] = {}
+        self._stored: set[Key] = set()
+        self._again: deque[Key] = deque()
+        self._urgent: set[Key] = set()
+        self._plan: Iterator[Key] = iter(())
+        self._next: Key | None = None
+
+    def replan(self, upcoming: Iterator[Key], epoch: int) -> None:
+        """The future has changed. What is under way for epochs gone by is given up; the rest is found again in the plan."""
+        self._plan = upcoming
+        self._next = None
+        for key in [k for k in self._owed if k[0] < epoch]:
+            self._settle(key)
+        self._stored = {k for k in self._stored if k[0] >= epoch}
+        self._again = deque(k for k in self._again if k[0] >= epoch)
+
+    def fill(self, epoch: int, have: Callable[[Key], bool] = lambda key: False) -> list[Request]:
+        """What to ask now. `epoch`: the current one; `have`: keys that need not be asked for."""
+        chosen: list[tuple[int, Key]] = []
+        for key in sorted(self._urgent):
+            if not self._known(key):
+                self._choose(key, chosen, forced=True)
+        self._urgent.clear()
+        limit = self.credits.limit()
+        while len(self._owed) + len(self._stored) < limit:
+            key = self._peek(epoch, have)
+            if key is None or not self._choose(key, chosen):
+                break
+            self._advance(key)
+        return gather(chosen)
+
+    def _peek(self, epoch: int, have: Callable[[Key], bool]) -> Key | None:
+        while self._again:
+            if not self._known(self._again[0]):
+                return self._again[0]
+            self._again.popleft()
+        while True:
+            if self._next is None:
+                self._next = next(self._plan, None)
+            if self._next is None or self._next[0] > epoch + (1 if self._lookahead else 0):
+                return None
+            if not self._known(self._next) and not have(self._next):
+                return self._next
+            self._next = None
+
+    def _advance(self, key: Key) -> None:
+        if self._again and self._again[0] == key:
+            self._again.popleft()
+        else:
+            self._next = None
+
+    def _choose(self, key: Key, chosen: list[tuple[int, Key]], forced: bool = False) -> bool:
+        node = self.credits.pick(forced)
+        if node is None:
+            return False
+        self._owed[key] = node
+        self.credits.nodes[node].owed.add(key)
+        chosen.append((node, key))
+        return True
+
+    def need(self, key: Key) -> None:
+        """The trainer waits for `key`: ask for it at the next `fill`, whatever the limit."""
+        self._urgent.add(key)
+
+    def arrived(self, key: Key, node: int, nbytes: int, seconds: float) -> bool:
+        """A batch has come. False: nobody wants it (any more), or it came before."""
+        self.credits.learn(node, nbytes, seconds)
+        if key not in self._owed:
+            return False
+        self._settle(key)
+        self._stored.add(key)
+        return True
+
+    def taken(self, key: Key) -> None:
+        """The trainer has it: its place in the window is free."""
+        self._stored.discard(key)
+
+    def node_opened(self, number: int, workers: int) -> None:
+        """A node serves this session; known or new, it owes nothing."""
+        self.node_lost(number)
+        self.credits.nodes[number] = Node(workers)
+
+    def node_lost(self, number: int) -> int:
+        """A node is gone; what it owed is asked again, first. Returns how many those are."""
+        node = self.credits.nodes.pop(number, None)
+        if node is None:
+            return 0
+        keys = sorted(node.owed)
+        for key in keys:
+            del self._owed[key]
+        self._again = deque(sorted({*keys, *self._again}))
+        return len(keys)
+
+    def _settle(self, key: Key) -> None:
+        number = self._owed.pop(key)
+        self.credits.nodes[number].owed.discard(key)
+
+    def _known(self, key: Key) -> bool:
+        return key in self._owed or key in self._stored
+
+    def owner(self, key: Key) -> int | None:
+        """The node that owes `key`."""
+        return self._owed.get(key)
+
+    @property
+    def owed(self) -> int:
+        """Batches asked for and not there."""
+        return len(self._owed)
+
+    @property
+    def stored(self) -> int:
+        """Batches there and not taken."""
+        return len(self._stored)
+
+
+class StreamWindow:
+    """The window of a stream: tickets, each good for whatever comes next from its node.
+
+    A run is over when every node has said so and all its batches have come; only then the next run is asked for, so that the
+    batches of two runs never mix. Ends are counted, never inferred from the data.
+    """
+
+    def __init__(self, credits: Credits) -> None:
+        self.credits = credits
+        self.run = 0
+        self._ticket = 0
+        self._over: set[int] = set()  # nodes whose part of the run is over
+        self._owed: dict[Key, int] = {}
+        self._stored = 0
+
+    def fill(self, wait: bool = False) -> list[Request]:
+        """What to ask now. `wait`: the trainer waits, so one ticket is asked for in any case."""
+        chosen: list[tuple[int, Key]] = []
+        limit = self.credits.limit()
+        while True:
+            forced = wait and not self._owed and not self._stored
+            if not forced and len(self._owed) + self._stored >= limit:
+                break
+            node = self.credits.pick(forced, lambda number: number not in self._over)
+            if node is None:
+                break
+            key = (self.run, self._ticket)
+            self._ticket += 1
+            self._owed[key] = node
+            self.credits.nodes[node].owed.add(key)
+            chosen.append((node, key))
+        return gather(chosen)
+
+    def arrived(self, key: Key, node: int, nbytes: int, seconds: float) -> bool:
+        """A batch has come. False: its ticket is not good (any more)."""
+        self.credits.learn(node, nbytes, seconds)
+        if key not in self._owed:
+            return False
+        self._settle(key)
+        self._stored += 1
+        return True
+
+    def ended(self, key: Key, node: int) -> bool:
+        """A ticket got nothing: the node's part of this run is over. True: that was the last, the run is over."""
+        if key not in self._owed or key[0] != self.run:
+            return False
+        self._settle(key)
+        self._over.add(node)
+        return self.end_run()
+
+    def taken(self) -> None:
+        """The trainer took one."""
+        self._stored -= 1
+
+    def node_opened(self, number: int, workers: int) -> None:
+        """A node serves this session; known or new, it owes nothing and its part of the run begins."""
+        self.node_lost(number)
+        self.credits.nodes[number] = Node(workers)
+
+    def node_lost(self, number: int) -> int:
+        """A node is gone, and its part of the stream with it. Returns how many tickets it owed."""
+        node = self.credits.nodes.pop(number, None)
+        if node is None:
+            return 0
+        for key in node.owed:
+            del self._owed[key]
+        self._over.discard(number)
+        return len(node.owed)
+
+    def end_run(self) -> bool:
+        """If every node has said that the run is over, and nothing of it is on its way: go on to the next one."""
+        if self._owed or not self._over or not self._over >= set(self.credits.nodes):
+            return False
+        self.run += 1
+        self._ticket = 0
+        self._over.clear()
+        return True
+
+    def _settle(self, key: Key) -> None:
+        number = self._owed.pop(key)
+        self.credits.nodes[number].owed.discard(key)
+
+    @property
+    def owed(self) -> int:
+        """Tickets out."""
+        return len(self._owed)
+
+    @property
+    def stored(self) -> int:
+        """Batches there and not taken."""
+        return self._stored

@@ -1,0 +1,105 @@
+"""What a node is told to do, checked before anything starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from feeder_server.target import Target
+from feeder_wire.arena import free_bytes, parents
+from feeder_wire.errors import ConfigError
+from feeder_wire.security import KeyPair, check_endpoint, is_loopback
+
+DEFAULT_BIND = "tcp://127.0.0.1:5555"
+DEFAULT_MEMORY = 1 << 30
+MAX_WORKERS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """One named source: a target to import, or a parcel that came through the parent's pipe."""
+
+    name: str
+    target: Target | None = None
+    parcel: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.target is None) == (self.parcel is None):
+            raise ConfigError(f"source {self.name!r} is a target or a parcel")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """A node's configuration.
+
+    Raises:
+        ConfigError: on the first thing that can't work, saying what to change.
+    """
+
+    sources: tuple[SourceEntry, ...]
+    bind: str = DEFAULT_BIND
+    workers: int = 1
+    seed: int = 0
+    memory_bytes: int = 0  # 0: `default_memory()`
+    max_retries: int = 2
+    gpu: bool = False
+    threads: int = 1
+    single: bool = False
+    keys: KeyPair | None = None
+    authorized: frozenset[bytes] = field(default_factory=frozenset)
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ConfigError("nothing to serve: name at least one source, for example augment.py:train")
+        names = [s.name for s in self.sources]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"two sources have the same name: {', '.join(sorted(names))}")
+        check_endpoint(self.bind, bind=True)
+        _within("--workers", self.workers, 1, MAX_WORKERS)
+        _within("--seed", self.seed, 0, (1 << 64) - 1)
+        _within("--max-retries", self.max_retries, 0, 1000)
+        _within("--threads", self.threads, 1, 4096)
+        if self.keys is not None and not self.authorized:
+            raise ConfigError("--keys without --authorized-clients: name the folder with the public keys of the clients to let in")
+        if self.authorized and self.keys is None:
+            raise ConfigError("--authorized-clients without --keys: name the folder with this server's own key pair")
+        if self.keys is None and not self.insecure and not is_loopback(self.bind):
+            raise ConfigError(
+                f"{self.bind} can be reached from other machines, and without keys anyone there could connect. Make keys with "
+                "'feeder-server keygen' and pass --keys and --authorized-clients, or say --insecure if the network is your own"
+            )
+
+    @property
+    def memory(self) -> int:
+        """Cap on finished batches held, bytes."""
+        return self.memory_bytes or default_memory()
+
+
+def _within(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name} {value}: a whole number from {low} to {high} is needed")
+
+
+def default_memory() -> int:
+    """1 GiB, or half of what is free where the arena would be, if that is less."""
+    return max(1 << 20, min(DEFAULT_MEMORY, free_bytes(parents(DEFAULT_MEMORY)[0]) // 2))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: affinity, and in a container its quota."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        cores: int = os.process_cpu_count() or 1
+    elif sys.platform == "linux":
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return max(1, cores)

@@ -1,0 +1,300 @@
+"""What one worker process keeps of one source: a copy per session, each at its epoch.
+
+    indexed, without state    one copy for everybody
+    indexed, with state       per session at most two: the newest epoch asked for, and an older one that a repeated item needed
+    stream                    per session an iterator, begun again for every run
+
+A copy is a function of seeds alone. It is built under the build seed, brought to epoch e by replaying 0 .. e under their own seeds
+(shuffles are cumulative), and set to the item's seed before every item; so it makes no difference which worker makes an item, what
+it made before, or how often the item is tried.
+
+One thread. Everything that the user's code raises comes out as it is, except while a source is built (`SourceError`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+# Only so that it is there to be seeded: if the user's module were the first to import it, it would start from the system's entropy.
+import numpy.random  # noqa: F401
+
+from feeder_server import seeding
+from feeder_server.failure import plain_error, user_error
+from feeder_server.importer import load
+from feeder_server.source import IndexedSource, Shard, StreamSource, build, is_factory
+from feeder_server.target import Target
+
+log = logging.getLogger("feeder.copies")
+
+
+class StreamEnded(Exception):
+    """A run of a stream has no more batch; `delivered` says how many it gave."""
+
+    def __init__(self, delivered: int) -> None:
+        super().__init__(f"the stream ended after {delivered} batches")
+        self.delivered = delivered
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What a source is.
+
+    Attributes:
+        kind: ``"indexed"`` or ``"stream"``.
+        num_batches: length of the first pass; of one copy's run where it is a stream. None: not known, or endless.
+        stateful: whether it is told about epochs.
+        sharded: whether each worker's copy gives only its part of the data.
+    """
+
+    kind: str
+    num_batches: int | None
+    stateful: bool
+    sharded: bool
+
+
+class Maker:
+    """Makes the copies of one target: imports it at once, and builds it at every call.
+
+    Workers have to make their makers in one order, that of the command line: a module that two targets share runs with the first.
+
+    Args:
+        target: what to serve.
+        seed: the server's seed.
+        shard: index and number of the worker.
+
+    Raises:
+        SourceNotFound: see `importer.load`.
+        SourceError: see `importer.load`.
+    """
+
+    def __init__(self, target: Target, *, seed: int, shard: Shard | None = None) -> None:
+        self._target = target
+        self._seed = seed
+        self._shard = shard
+        self._built = 0
+        seeding.seed_globals(seeding.import_seed(seed))
+        self._found = load(target)
+
+    def __call__(self) -> IndexedSource | StreamSource:
+        found = self._found
+        if self._built and not is_factory(found):
+            # The object of the module has been used. Its module can make another one; copying it would copy what it has become.
+            seeding.seed_globals(seeding.import_seed(self._seed))
+            found = load(self._target, fresh=True)
+            if found is self._found:
+                text = "a second copy is needed, and its module gives the same object again: name its class, or a function that makes one"
+                raise plain_error(f"{self._target.reference}: {text}", TypeError)
+        self._built += 1
+        seeding.seed_globals(seeding.build_seed(self._seed))
+        return build(found, self._target.args, shard=self._shard, label=self._target.reference)
+
+
+@dataclass(slots=True)
+class _Copy:
+    source: IndexedSource
+    epoch: int = -1  # built, and not told of any epoch
+
+
+@dataclass(slots=True)
+class _Run:
+    source: StreamSource
+    number: int = -1
+    iterator: Iterator[object] | None = None
+    delivered: int = 0
+    failure: BaseException | None = None
+
+
+class Copies:
+    """The copies of one source in one worker.
+
+    Args:
+        make: builds the source; called under the build seed. See `Maker`.
+        seed: the server's seed.
+        slot: which of the workers of this source this is.
+        slots: how many there are.
+        incarnation: tells a worker that was restarted from the one before it, so that a stream goes on with new random numbers and
+            not with those that were used already. A sharded stream doesn't mind it: it is replayed, and has to come out the same.
+    """
+
+    def __init__(self, make: Callable[[], IndexedSource | StreamSource], *, seed: int, slot: int, slots: int, incarnation: int = 0) -> None:
+        self._make = make
+        self._seed = seed
+        self._slot = slot
+        self._slots = slots
+        self._incarnation = incarnation
+        self._pristine: IndexedSource | StreamSource | None = None
+        self._info: SourceInfo | None = None
+        self._copies: dict[bytes, list[_Copy]] = {}
+        self._runs: dict[bytes, _Run] = {}
+
+    def __repr__(self) -> str:
+        epochs = {session.hex(): [copy.epoch for copy in copies] for session, copies in self._copies.items()}
+        runs = {session.hex(): run.number for session, run in self._runs.items()}
+        return f"<Copies slot {self._slot} of {self._slots}, {'warm' if self._pristine else 'cold'}, {epochs or runs or 'no session'}>"
+
+    def warm(self) -> None:
+        """Build a copy for the next session, if there is none. For idle time."""
+        if self._pristine is None:
+            self._pristine = self._build()
+
+    def info(self) -> SourceInfo:
+        """Say what the source is; builds it if that hasn't been done."""
+        if self._info is None:
+            self.warm()
+        return self._info  # type: ignore[return-value]  # _build sets it
+
+    def item(self, session: bytes, epoch: int, index: int) -> object:
+        """Make item `index` of `epoch` for a session. The array may be the user's own: use it before the next call."""
+        source = self._at(session, epoch)
+        self._reseed(source, seeding.item_seed(self._seed, epoch, index))
+        return source.get(index)
+
+    def num_batches_at(self, session: bytes, epoch: int) -> int | None:
+        """Length of a pass. It may differ from epoch to epoch."""
+        if self.info().kind == "stream":
+            return self.info().num_batches
+        return self._at(session, epoch).num_batches
+
+    def next(self, session: bytes, run: int) -> object:
+        """Make the next batch of a run of a stream.
+
+        A run that wasn't finished is given up when a later one is asked for. After an error the same iterator is asked again, since
+        some go on (a `map` over files); a generator can't, and repeats its error until the next run, so that a pass that broke
+        is never taken for one that ended.
+
+        Raises:
+            StreamEnded: the run has no more batch; also whenever it is asked again.
+            ValueError: the run has been left behind.
+        """
+        state = self._runs.get(session)
+        if state is None:
+            state = self._runs[session] = _Run(self._own_stream())
+        if run < state.number:
+            raise ValueError(f"run {run} was asked for, and the stream is in run {state.number}")
+        if run > state.number:
+            self._begin(state, run)
+        if state.iterator is None:
+            if state.failure is not None:
+                raise state.failure.with_traceback(None)
+            raise StreamEnded(state.delivered)
+        self._reseed(state.source, self._stream_seed(state, state.delivered))
+        return self._draw(state, state.iterator)
+
+    def drop(self, session: bytes) -> None:
+        """Forget a session and its copies; they have been used, and aren't used again."""
+        self._copies.pop(session, None)
+        state = self._runs.pop(session, None)
+        if state is not None:
+            self._end(state)
+
+    def _build(self) -> IndexedSource | StreamSource:
+        seeding.seed_globals(seeding.build_seed(self._seed))
+        source = self._make()
+        if self._info is None:
+            indexed = isinstance(source, IndexedSource)
+            stateful = isinstance(source, IndexedSource) and source.stateful
+            sharded = isinstance(source, StreamSource) and source.sharded
+            self._info = SourceInfo("indexed" if indexed else "stream", source.num_batches, stateful, sharded)
+        return source
+
+    def _take(self) -> IndexedSource | StreamSource:
+        source, self._pristine = self._pristine, None
+        return source if source is not None else self._build()
+
+    def _reseed(self, source: IndexedSource | StreamSource, value: int) -> None:
+        """Set everything that `source` may draw from. The one place for it: private generators of the source belong here too."""
+        seeding.seed_globals(value)
+
+    # -- indexed ---------------------------------------------------------------------------------------------------------------
+
+    def _at(self, session: bytes, epoch: int) -> IndexedSource:
+        if self.info().kind != "indexed":
+            raise TypeError("a stream has no items to ask for by number")
+        if not self.info().stateful:
+            self.warm()
+            if not isinstance(self._pristine, IndexedSource):
+                raise TypeError("the source became a stream")
+            return self._pristine
+        copies = self._copies.setdefault(session, [])
+        copy = self._nearest(copies, epoch)
+        try:
+            while copy.epoch < epoch:
+                self._reseed(copy.source, seeding.epoch_seed(self._seed, copy.epoch + 1))
+                copy.source.advance(copy.epoch + 1)
+                copy.epoch += 1
+        except BaseException:
+            copies.remove(copy)  # half advanced; the next try starts from a new one
+            raise
+        copies.sort(key=lambda other: other.epoch)
+        return copy.source
+
+    def _nearest(self, copies: list[_Copy], epoch: int) -> _Copy:
+        """Find the copy to bring to `epoch`, sorted as they are from old to new; makes one if all have gone past it."""
+        behind = [copy for copy in copies if copy.epoch <= epoch]
+        if behind:
+            # The newest moves on, and the older one stays behind for what is asked for again.
+            return behind[-1]
+        source = self._take()
+        if not isinstance(source, IndexedSource):
+            raise TypeError("the source became a stream")
+        made = _Copy(source)
+        del copies[:-1]
+        copies.insert(0, made)
+        return made
+
+    # -- streams ---------------------------------------------------------------------------------------------------------------
+
+    def _own_stream(self) -> StreamSource:
+        if self.info().kind != "stream":
+            raise TypeError("an indexed source is asked for items by number")
+        self.warm()
+        source = self._pristine
+        if isinstance(source, StreamSource) and not source.independent:
+            source = self._take()
+        if not isinstance(source, StreamSource):
+            raise TypeError("the source stopped being a stream")
+        return source
+
+    def _begin(self, state: _Run, run: int) -> None:
+        self._end(state)
+        if state.number >= 0 and not state.source.restartable:
+            state.source = self._own_stream()
+        state.number, state.delivered, state.failure = run, 0, None
+        self._reseed(state.source, self._stream_seed(state, -1))
+        try:
+            state.iterator = state.source.start((self._slot, self._slots), run)
+        except BaseException:
+            state.number -= 1  # so that the next try begins the run again
+            raise
+
+    def _stream_seed(self, state: _Run, count: int) -> int:
+        # Shards fit together only if all slots shuffle their file lists alike, and they do that before the first batch.
+        if state.source.sharded:
+            return seeding.stream_seed(self._seed, state.number, count, None if count <= 0 else self._slot)
+        return seeding.stream_seed(self._seed, state.number, count, self._slot, self._incarnation)
+
+    def _draw(self, state: _Run, iterator: Iterator[object]) -> object:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            state.iterator = None
+            raise StreamEnded(state.delivered) from None
+        except BaseException as exc:
+            if inspect.isgenerator(iterator):
+                state.iterator = None
+                state.failure = user_error(exc, f"after {state.delivered} batches; a generator can't go on after an error")
+            raise
+        state.delivered += 1
+        return batch
+
+    def _end(self, state: _Run) -> None:
+        close = getattr(state.iterator, "close", None)
+        state.iterator = None
+        if callable(close):
+            try:
+                close()
+            except Exception as exc:
+                log.warning("closing a stream that was given up failed: %s", exc)

@@ -1,0 +1,454 @@
+"""Who makes which batch. PURE: requests and worker events in, instructions out; no clock, no randomness, no socket, no thread.
+
+    ask ──▶ session queue ──assign()──▶ slot ──made/failed/ended──▶ answer
+                ▲                         │
+                └────── worker_lost ──────┘      (tries counted; after max_retries the client is told)
+
+Every method returns what its caller, node.py, must do, in order. Work is handed out by `assign` alone, which the caller runs once
+after it has taken in all that was waiting, so that many tasks share one message.
+
+Fairness: sessions take turns. Depth: a worker is given a second task before it has finished the first only where the batches are
+so quick that the round trip would show (`depth`). Memory: bytes of lent blocks and of tasks under way are kept under the cap, but
+one task is always allowed, so that a batch larger than the cap is served alone and nothing waits for ever.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from feeder_server.ledger import Ledger, Settled
+from feeder_wire import messages as m
+from feeder_wire import worker_messages as w
+from feeder_wire.errors import RemoteError
+
+Key: TypeAlias = tuple[int, int]
+MAX_DEPTH = 64
+QUEUE_SECONDS = 0.010
+"""Work that a worker may hold ahead: about fifty round trips, and little enough that nothing waits behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Give `task` to the worker in `slot`."""
+
+    slot: int
+    task: w.Task
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send `message` to `client`."""
+
+    client: bytes
+    message: m.ToClient
+
+
+@dataclass(frozen=True, slots=True)
+class Ship:
+    """Send the bytes of a block to `client` in parts, then call `shipped`."""
+
+    client: bytes
+    lent: m.Lent
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send `message` to the worker in `slot`."""
+
+    slot: int
+    message: w.ToWorker
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove the files of these blocks: their worker is gone, and now their last reader is done too."""
+
+    blocks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bury:
+    """A worker is gone: remove its blocks' files but those in `keep`, which readers still hold or have yet to map."""
+
+    slot: int
+    generation: int
+    keep: tuple[str, ...]
+
+
+Action: TypeAlias = Assign | Send | Ship | Tell | Remove | Bury
+
+
+@dataclass(slots=True)
+class Source:
+    """What is known of one named source. `slots`: the workers that may make its batches."""
+
+    name: str
+    slots: frozenset[int]
+    kind: str = ""  # "indexed" or "stream", once a worker has loaded it
+    num_batches: int = -1
+    sharded: bool = False
+    seconds: float = 0.0  # moving average of one batch; 0: none made yet
+    nbytes: int = 0  # of a recent batch
+
+
+@dataclass(slots=True)
+class Session:
+    """One client reading one source."""
+
+    id: bytes
+    source: int
+    client: bytes
+    maps: bool
+    queue: deque[Key] = field(default_factory=deque)
+    wanted: set[Key] = field(default_factory=set)  # queued or under way
+    opened: bool = False
+    tries: dict[Key, int] = field(default_factory=dict)
+    run: int = 0  # streams: the run under way
+    over: set[int] = field(default_factory=set)  # streams: slots whose part of this run has ended
+    drawn: dict[int, int] = field(default_factory=dict)  # streams: batches of this run that each slot has delivered
+
+
+@dataclass(slots=True)
+class Job:
+    """A task under way."""
+
+    session: bytes
+    source: int
+    key: Key
+    nbytes: int  # expected
+
+
+@dataclass(slots=True)
+class Slot:
+    """One worker's place."""
+
+    generation: int = -1
+    loaded: set[int] = field(default_factory=set)
+    jobs: dict[int, Job] = field(default_factory=dict)  # in the order in which they were given
+    skip: dict[tuple[bytes, int], int] = field(default_factory=dict)  # streams: what a replacement must skip in (session, run)
+    ready: bool = False
+
+
+class Dispatch:
+    """The state of a node's work.
+
+    Args:
+        sources: the named sources, with the slots that may serve each.
+        slots: number of workers.
+        memory_bytes: cap on lent blocks and work under way.
+        max_retries: tries of a batch whose worker died, after the first.
+        seed: told to clients.
+    """
+
+    def __init__(self, sources: list[Source], slots: int, memory_bytes: int, max_retries: int = 2, seed: int = 0) -> None:
+        self.sources = sources
+        self.slots = [Slot() for _ in range(slots)]
+        self.sessions: dict[bytes, Session] = {}
+        self.ledger = Ledger()
+        self.made_batches = 0
+        self.made_bytes = 0
+        self.retried = 0
+        self._names = {s.name: i for i, s in enumerate(sources)}
+        self._memory = memory_bytes
+        self._max_retries = max_retries
+        self._seed = seed
+        self._next_task = 0
+        self._jobs = 0
+        self._under_way = 0  # bytes that the tasks under way are expected to make
+        self._turn: deque[bytes] = deque()  # sessions with a queue, next first
+
+    # ------------------------------------------------------------------------------------------------------------- clients
+
+    def open(self, client: bytes, message: m.Open) -> list[Action]:
+        """A client begins a session, or takes it up again on a new connection."""
+        source = self._names.get(message.source)
+        if source is None:
+            names = ", ".join(sorted(self._names))
+            text = f"this server has no source {message.source!r}; it serves: {names}"
+            return [Send(client, m.Refuse("SourceNotFound", text))]
+        session = self.sessions.get(message.session)
+        if session is None or session.source != source:
+            session = Session(message.session, source, client, message.maps)
+            self.sessions[message.session] = session
+        session.client, session.maps, session.opened = client, message.maps, False
+        return self._answer_open(session)
+
+    def ask(self, client: bytes, message: m.Ask) -> list[Action]:
+        """Work. What was asked for already and is still under way is not made twice."""
+        session = self.sessions.get(message.session)
+        if session is None or session.client != client:
+            return [Send(client, m.Unknown(message.session))]
+        out: list[Action] = []
+        if self.sources[session.source].kind == "stream":
+            if message.epoch < session.run:
+                return [Send(client, m.Ended(session.id, message.epoch, i)) for i in message.indices]
+            if message.epoch > session.run:
+                out += self._end_tickets(session)
+                session.run = message.epoch
+                session.over.clear()
+                session.drawn.clear()
+        for index in message.indices:
+            key = (message.epoch, index)
+            if key not in session.wanted:
+                session.wanted.add(key)
+                session.queue.append(key)
+        self._enqueue(session)
+        return out + self._end_if_over(session)
+
+    def cancel(self, client: bytes, message: m.Cancel) -> list[Action]:
+        """Forget what is queued or under way for epochs below the one named."""
+        session = self.sessions.get(message.session)
+        if session is not None and session.client == client:
+            session.queue = deque(k for k in session.queue if k[0] >= message.epoch)
+            session.wanted = {k for k in session.wanted if k[0] >= message.epoch}
+        return []
+
+    def hello(self, client: bytes, message: m.Hello) -> list[Action]:
+        """A client connected, perhaps again: blocks that were on their way to it when the connection broke come back."""
+        lost = set(self.ledger.held_by(client)).difference(message.holds)
+        return self._settled(self.ledger.settle(lost, client))
+
+    def release(self, client: bytes, message: m.Release) -> list[Action]:
+        """A client is done with blocks."""
+        return self._settled(self.ledger.settle(message.blocks, client))
+
+    def close(self, client: bytes, message: m.Close) -> list[Action]:
+        """A session ends."""
+        session = self.sessions.get(message.session)
+        return self._close(session) if session is not None and session.client == client else []
+
+    def client_lost(self, client: bytes) -> list[Action]:
+        """A client left, or its lease ran out: blocks it holds are never written again, for it may still look at them."""
+        out: list[Action] = []
+        for session in [s for s in self.sessions.values() if s.client == client]:
+            out += self._close(session)
+        return out + self._settled(self.ledger.settle(self.ledger.held_by(client), client, seen=False))
+
+    # ------------------------------------------------------------------------------------------------------------- workers
+
+    def joined(self, slot: int, generation: int) -> list[Action]:
+        """A worker process reported for duty; it is given work once it has loaded the sources."""
+        self.slots[slot].generation = generation
+        self.ledger.started(slot, generation)
+        return []
+
+    def loaded(self, slot: int, message: w.Loaded) -> list[Action]:
+        """A worker loaded one source."""
+        source = self.sources[message.source]
+        first = not source.kind
+        if first:
+            source.kind, source.num_batches, source.sharded = message.kind, message.num_batches, message.sharded
+        mine = {i for i, s in enumerate(self.sources) if slot in s.slots}
+        self.slots[slot].loaded.add(message.source)
+        self.slots[slot].ready = self.slots[slot].loaded >= mine
+        out: list[Action] = []
+        if first:
+            for session in self.sessions.values():
+                if session.source == message.source:
+                    out += self._answer_open(session)
+        return out
+
+    def made(self, slot: int, message: w.Made | w.MadeBlock) -> list[Action]:
+        """A batch is ready."""
+        job = self._finish(slot, message.task)
+        block = message.block if isinstance(message, w.MadeBlock) else None
+        size = message.size if isinstance(message, w.MadeBlock) else len(message.data)
+        if job is None or (session := self.sessions.get(job.session)) is None or job.key not in session.wanted:
+            return [Tell(slot, w.Free((block,)))] if block else []  # cancelled, or its session is gone
+        source = self.sources[job.source]
+        source.seconds = message.seconds if source.seconds == 0 else 0.8 * source.seconds + 0.2 * message.seconds
+        source.nbytes = max(size, int(0.9 * source.nbytes))
+        session.wanted.discard(job.key)
+        session.tries.pop(job.key, None)
+        if source.kind == "stream":
+            session.drawn[slot] = session.drawn.get(slot, 0) + 1
+        self.made_batches += 1
+        epoch, index = job.key
+        if isinstance(message, w.Made):
+            self.made_bytes += size
+            answer = m.Inline(session.id, epoch, index, message.head, message.data, message.seconds)
+            return [Send(session.client, answer)]
+        self.made_bytes += message.nbytes
+        self.ledger.lend(message.block, size, session.client)
+        lent = m.Lent(session.id, epoch, index, message.head, message.block, size, message.nbytes, message.seconds)
+        return [Send(session.client, lent) if session.maps else Ship(session.client, lent)]
+
+    def shipped(self, block: str) -> list[Action]:
+        """The socket is done with a block's bytes."""
+        return self._settled(self.ledger.settle((block,), None))
+
+    def failed(self, slot: int, task: int, error: RemoteError) -> list[Action]:
+        """The user's code raised: the client is told, nothing is tried again, for it would raise again."""
+        job = self._finish(slot, task)
+        session = self.sessions.get(job.session) if job else None
+        if job is None or session is None or job.key not in session.wanted:
+            return []
+        session.wanted.discard(job.key)
+        return [Send(session.client, m.Failed(session.id, *job.key, error))]
+
+    def ended(self, slot: int, task: int) -> list[Action]:
+        """This worker's part of a stream's run is over; the ticket goes to another one."""
+        job = self._finish(slot, task)
+        session = self.sessions.get(job.session) if job else None
+        if job is None or session is None or job.key not in session.wanted:
+            return []
+        session.over.add(slot)
+        session.queue.appendleft(job.key)
+        self._enqueue(session)
+        return self._end_if_over(session)
+
+    def worker_lost(self, slot: int, why: str) -> list[Action]:
+        """A worker died. What it held is made by others; the task it was at is counted against that batch."""
+        place = self.slots[slot]
+        jobs, generation = [self._finish(slot, task) for task in list(place.jobs)], place.generation
+        self.slots[slot] = Slot(skip=self._to_skip(slot))
+        self.ledger.gone(slot)
+        out: list[Action] = []
+        # Only the first can have been under way; the others were waiting and are not to blame.
+        for nth, job in reversed(list(enumerate(jobs))):
+            session = self.sessions.get(job.session) if job else None
+            if job is None or session is None or job.key not in session.wanted:
+                continue
+            tries = session.tries.get(job.key, 0) + (nth == 0)
+            session.tries[job.key] = tries
+            if tries > self._max_retries:
+                session.wanted.discard(job.key)
+                del session.tries[job.key]
+                text = f"the worker that made it died {tries} times; the last time: {why}"
+                error = RemoteError("WorkerCrashed", "WorkerCrashed", (), text, "", f"worker {slot}")
+                out.append(Send(session.client, m.Failed(session.id, *job.key, error)))
+                continue
+            self.retried += 1
+            session.queue.appendleft(job.key)
+            self._enqueue(session)
+        if generation >= 0:
+            out.append(Bury(slot, generation, tuple(self.ledger.names_of(slot, generation))))
+        return out
+
+    def _to_skip(self, slot: int) -> dict[tuple[bytes, int], int]:
+        # A sharded stream is replayed up to where it was; of any other stream a fresh copy goes on under a fresh seed.
+        return {
+            (s.id, s.run): s.drawn[slot]
+            for s in self.sessions.values()
+            if self.sources[s.source].sharded and s.drawn.get(slot) and slot not in s.over
+        }
+
+    # -------------------------------------------------------------------------------------------------------------- assign
+
+    def assign(self) -> list[Action]:
+        """Hand out what can be handed out now."""
+        out: list[Action] = []
+        stuck = 0
+        while self._turn and stuck < len(self._turn):
+            session = self.sessions.get(self._turn[0])
+            if session is None or not session.queue:
+                self._turn.popleft()
+                continue
+            slot = self._pick(session)
+            if slot is None:
+                stuck += 1
+            else:
+                stuck = 0
+                out.append(self._give(session, slot))
+            self._turn.rotate(-1)
+        return out
+
+    def _pick(self, session: Session) -> int | None:
+        source = self.sources[session.source]
+        if not self._has_room(source):
+            return None
+        best, load = None, self.depth(source)
+        for number in source.slots:
+            slot = self.slots[number]
+            if slot.ready and len(slot.jobs) < load and not (source.kind == "stream" and number in session.over):
+                best, load = number, len(slot.jobs)
+        return best
+
+    def _has_room(self, source: Source) -> bool:
+        # One task is always allowed: a batch larger than the cap is served alone.
+        return self._jobs == 0 or self.ledger.held_bytes + self._under_way + source.nbytes <= self._memory
+
+    def _give(self, session: Session, number: int) -> Assign:
+        key = session.queue.popleft()
+        source = self.sources[session.source]
+        self._next_task += 1
+        slot = self.slots[number]
+        slot.jobs[self._next_task] = Job(session.id, session.source, key, source.nbytes)
+        self._jobs += 1
+        self._under_way += source.nbytes
+        skip = slot.skip.pop((session.id, key[0]), 0)
+        return Assign(number, w.Task(self._next_task, session.source, session.id, *key, skip))
+
+    def depth(self, source: Source) -> int:
+        """How many tasks of this source a worker may hold."""
+        if source.seconds <= 0:
+            return 1
+        return min(MAX_DEPTH, 1 + int(QUEUE_SECONDS / source.seconds))
+
+    # ------------------------------------------------------------------------------------------------------------- helpers
+
+    def waiting(self) -> dict[bytes, tuple[int, list[tuple[int, Key]]]]:
+        """Per session with work: how many requests are queued, and (slot, key) of what is being made."""
+        out: dict[bytes, tuple[int, list[tuple[int, Key]]]] = {s.id: (len(s.queue), []) for s in self.sessions.values() if s.wanted}
+        for number, slot in enumerate(self.slots):
+            for job in list(slot.jobs.values())[:1]:
+                if job.session in out:
+                    out[job.session][1].append((number, job.key))
+        return out
+
+    def _answer_open(self, session: Session) -> list[Action]:
+        source = self.sources[session.source]
+        if session.opened or not source.kind:
+            return []
+        session.opened = True
+        notes = []
+        if source.kind == "stream" and not source.sharded and len(source.slots) > 1:
+            notes.append(
+                f"source {source.name!r} is a stream and {len(source.slots)} workers each run a copy of it: a finite stream gives its "
+                "data once per worker. Let it take shard_index and num_shards, or start the server with --single"
+            )
+        opened = m.Opened(session.id, source.kind, source.num_batches, len(source.slots), self._seed, tuple(notes))
+        return [Send(session.client, opened)]
+
+    def _enqueue(self, session: Session) -> None:
+        if session.queue and session.id not in self._turn:
+            self._turn.append(session.id)
+
+    def _finish(self, slot: int, task: int) -> Job | None:
+        job = self.slots[slot].jobs.pop(task, None)
+        if job is not None:
+            self._jobs -= 1
+            self._under_way -= job.nbytes
+        return job
+
+    def _end_if_over(self, session: Session) -> list[Action]:
+        source = self.sources[session.source]
+        if source.kind != "stream" or not session.over >= source.slots:
+            return []
+        return self._end_tickets(session)
+
+    def _end_tickets(self, session: Session) -> list[Action]:
+        out: list[Action] = [Send(session.client, m.Ended(session.id, *key)) for key in session.queue]
+        session.wanted.difference_update(session.queue)
+        session.queue.clear()
+        return out
+
+    def _close(self, session: Session) -> list[Action]:
+        del self.sessions[session.id]
+        return [Tell(i, w.Drop(session.id)) for i in sorted(self.sources[session.source].slots) if self.slots[i].generation >= 0]
+
+    def _settled(self, settled: Settled) -> list[Action]:
+        out: list[Action] = [Tell(slot, w.Free(tuple(names))) for slot, names in settled.free.items()]
+        out += [Tell(slot, w.Retire(tuple(names))) for slot, names in settled.retire.items()]
+        if settled.remove:
+            out.append(Remove(tuple(settled.remove)))
+        return out
+
+
+def slots_of(names: Iterable[str], workers: int, single: bool) -> list[Source]:
+    """The sources of a node: each served by all workers, or with `single` each by one of them."""
+    everyone = frozenset(range(workers))
+    return [Source(name, frozenset({i % workers}) if single else everyone) for i, name in enumerate(names)]

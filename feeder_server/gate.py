@@ -1,0 +1,218 @@
+"""The node's public socket: who the clients are, what they say, what they are sent.
+
+    frames ──▶ receive() ──▶ (client, message), checked     put(client, message) ──▶ flush() ──▶ one message per client
+                                                            ship(client, lent)   ──▶ parts straight from the block, no copy
+
+A client is known by the 16 random bytes of its `Hello`, not by its connection: it may connect again. Only a client that said
+Hello on its connection is heard. Peers that send nonsense are named once in the log and ignored from then on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from feeder_server.config import ServeConfig
+from feeder_wire import frames
+from feeder_wire import messages as m
+from feeder_wire.arena import ArenaReader
+from feeder_wire.errors import EndpointError, ProtocolError
+from feeder_wire.security import secure_server
+
+log = logging.getLogger("feeder.node")
+
+LEASE_SECONDS = 15.0
+"""A client that has not been heard of for so long is forgotten; clients ping every few seconds."""
+
+_LINGER_MS = 1000
+
+
+@dataclass(slots=True)
+class Peer:
+    """A client: where it is, and when it was last heard of."""
+
+    identity: bytes
+    name: str
+    seen: float
+
+
+class Gate:
+    """The public ROUTER socket.
+
+    Args:
+        context: of the node.
+        config: endpoint and keys.
+        arena: reads the blocks that are sent in parts.
+
+    Raises:
+        EndpointError: the endpoint can't be bound.
+    """
+
+    def __init__(self, context: zmq.Context[Any], config: ServeConfig, arena: ArenaReader) -> None:
+        self._arena = arena
+        self._auth: ThreadAuthenticator | None = None
+        self.peers: dict[bytes, Peer] = {}
+        self._client_of: dict[bytes, bytes] = {}  # identity of a connection -> client
+        self._banned: set[bytes] = set()
+        self._out: dict[bytes, list[m.ToClient]] = defaultdict(list)
+        self._shipping: list[tuple[zmq.MessageTracker, str]] = []
+        self.socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+        self.socket.linger = _LINGER_MS
+        # Bounded by credits, not by counts: a full ROUTER drops silently, and every message here was asked for.
+        self.socket.sndhwm = self.socket.rcvhwm = 0
+        self.socket.router_mandatory = True  # a vanished client is an error at once, not a silent drop
+        self.socket.maxmsgsize = frames.MAX_FRAME
+        self.socket.heartbeat_ivl, self.socket.heartbeat_timeout = 2000, 10000
+        if config.keys is not None:
+            self._auth = ThreadAuthenticator(context, log=logging.getLogger("feeder.auth"))
+            self._auth.start()
+            self._auth.configure_curve_callback(domain="*", credentials_provider=_Authorized(config.authorized))
+            secure_server(self.socket, config.keys)
+        try:
+            self.socket.bind(config.bind)
+        except zmq.ZMQError as e:
+            self.close()
+            raise EndpointError(_why_not_bound(config.bind, e)) from None
+        self.endpoint: str = self.socket.last_endpoint.decode().rstrip("\0")
+
+    def receive(self, now: float) -> Iterator[tuple[bytes, m.ToNode]]:
+        """All that has come in, as (client, message). A client's first message is its `Hello`."""
+        while True:
+            try:
+                identity, *rest = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if identity in self._banned:
+                continue
+            try:
+                if len(rest) != 1:
+                    raise ProtocolError(f"{len(rest)} frames where one was expected")
+                yield from self._read(identity, rest[0], now)
+            except ProtocolError as e:
+                self._refuse(identity, rest, e)
+
+    def _read(self, identity: bytes, frame: bytes, now: float) -> Iterator[tuple[bytes, m.ToNode]]:
+        for message in frames.unpack(frame, frames.TO_NODE):
+            if isinstance(message, m.Hello):
+                if message.version != m.WIRE_VERSION:
+                    raise ProtocolError("another version")
+                old = self.peers.get(message.client)
+                if old is not None:
+                    self._client_of.pop(old.identity, None)
+                self.peers[message.client] = Peer(identity, message.name, now)
+                self._client_of[identity] = message.client
+            client = self._client_of.get(identity)
+            if client is None:
+                raise ProtocolError("no Hello")
+            self.peers[client].seen = now
+            yield client, message
+
+    def _refuse(self, identity: bytes, rest: list[bytes], error: ProtocolError) -> None:
+        self._banned.add(identity)
+        version = frames.first_version(rest) if rest else None
+        if version is not None and version != m.WIRE_VERSION:
+            older = "client" if version < m.WIRE_VERSION else "server"
+            text = f"the client speaks version {version} of feeder's protocol, the server version {m.WIRE_VERSION}: upgrade the {older}"
+            log.warning("refused a client: %s", text)
+            self._send(identity, [m.Refuse("VersionMismatch", text)])
+        else:
+            log.warning("ignoring a peer that does not speak feeder's protocol: %s", error)
+            self._send(identity, [m.Refuse("ProtocolError", str(error))])
+
+    def put(self, client: bytes, message: m.ToClient) -> None:
+        """Gather a message for the next `flush`."""
+        self._out[client].append(message)
+
+    def flush(self) -> list[bytes]:
+        """Send what was gathered; returns clients that have vanished."""
+        gone = []
+        for client, batch in self._out.items():
+            peer = self.peers.get(client)
+            if peer is not None and not self._send(peer.identity, batch):
+                gone.append(client)
+        self._out.clear()
+        return gone
+
+    def ship(self, client: bytes, lent: m.Lent) -> bool:
+        """Send a block's bytes in parts; `shipped` tells when the socket is done with it. False: the client has vanished."""
+        peer = self.peers.get(client)
+        if peer is None or (self._out[client] and not self._send(peer.identity, self._out.pop(client))):
+            return False
+        view = memoryview(self._arena.map(lent.block, lent.size))
+        tracker = None
+        for offset in range(0, lent.nbytes, m.CHUNK_BYTES):
+            part = m.Part(lent.session, lent.epoch, lent.index, lent.head, offset, lent.nbytes, lent.seconds)
+            chunk = view[offset : min(offset + m.CHUNK_BYTES, lent.nbytes)]
+            try:
+                self.socket.send_multipart([peer.identity, frames.pack([part])], zmq.SNDMORE)
+                tracker = self.socket.send(chunk, copy=False, track=True)
+            except zmq.ZMQError as e:
+                if e.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                    return False
+                raise
+        assert tracker is not None
+        self._shipping.append((tracker, lent.block))
+        return True
+
+    def shipped(self) -> list[str]:
+        """Blocks whose bytes have left since the last call. Chunks leave in order, so the last one speaks for all."""
+        done = [block for tracker, block in self._shipping if tracker.done]
+        if done:
+            self._shipping = [(tracker, block) for tracker, block in self._shipping if not tracker.done]
+        return done
+
+    @property
+    def busy(self) -> bool:
+        """Are bytes under way whose end somebody waits for?"""
+        return bool(self._shipping)
+
+    def expired(self, now: float) -> list[bytes]:
+        """Clients whose lease has run out."""
+        return [client for client, peer in self.peers.items() if now - peer.seen > LEASE_SECONDS]
+
+    def forget(self, client: bytes) -> None:
+        """The client is gone."""
+        peer = self.peers.pop(client, None)
+        if peer is not None:
+            self._client_of.pop(peer.identity, None)
+        self._out.pop(client, None)
+
+    def _send(self, identity: bytes, batch: list[Any]) -> bool:
+        try:
+            self.socket.send_multipart([identity, frames.pack(batch)])
+        except zmq.ZMQError as e:
+            if e.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                return False
+            raise
+        return True
+
+    def close(self) -> None:
+        """Close the socket; what was sent gets a second to leave."""
+        self.socket.close()
+        if self._auth is not None:
+            self._auth.stop()
+
+
+class _Authorized:
+    """What pyzmq's authenticator asks: may this public key in?"""
+
+    def __init__(self, keys: frozenset[bytes]) -> None:
+        self._keys = keys
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        return key in self._keys
+
+
+def _why_not_bound(endpoint: str, error: zmq.ZMQError) -> str:
+    # zmq's own number: on Windows it is not errno's.
+    if error.errno == zmq.EADDRINUSE:
+        return f"{endpoint} is in use: another server runs there; stop it, or give another port with --bind (port 0 takes a free one)"
+    if error.errno == zmq.EADDRNOTAVAIL or error.errno == zmq.ENODEV:
+        return f"{endpoint} is not an address of this machine; give one that is with --bind, for example tcp://127.0.0.1:5555"
+    return f"can't bind {endpoint}: {error.strerror}"

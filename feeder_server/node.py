@@ -1,0 +1,360 @@
+"""The node: one loop between clients and workers. No locks; only descriptors and small batches pass through here.
+
+    ┌─▶ poll ─▶ gate.receive ─▶ dispatch ─▶ crew.receive ─▶ dispatch ─▶ supervisor.poll ─▶ dispatch.assign ─▶ act ─▶ flush ─┐
+    └───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+
+`dispatch` decides, this file acts. `open` binds and starts the workers, `run` loops until `stop` was called (by a signal handler or
+a watching thread: it only sets a flag), `close` leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from feeder_server.config import ServeConfig
+from feeder_server.crew import Crew
+from feeder_server.dispatch import Action, Assign, Bury, Dispatch, Remove, Send, Ship, Tell, slots_of
+from feeder_server.gate import Gate
+from feeder_server.supervisor import Lost, Supervisor
+from feeder_wire import messages as m
+from feeder_wire import worker_messages as w
+from feeder_wire.arena import ArenaReader, PrivateDirectory, parents, sweep
+from feeder_wire.errors import FeederError, RemoteError, WorkerCrashed, rebuild
+
+log = logging.getLogger("feeder.node")
+
+TICK = 0.1  # seconds between looks at the processes and at the flag that `stop` sets
+PROGRESS_SECONDS = 2.0
+STOP_SECONDS = 3.0  # for workers to finish the batch they are at
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One look at a node, for the live line and the log."""
+
+    ready: int
+    workers: int
+    clients: int
+    batches: int
+    nbytes: int
+    queued: int
+    under_way: int
+    restarts: int
+    sources: tuple[tuple[str, str, int], ...]  # name, kind ("" while loading), batches (-1: unknown)
+
+
+class Node:
+    """A running node.
+
+    Args:
+        config: what to serve, and where.
+        on_ready: called once with the endpoint, when the first worker has loaded all its sources.
+        on_look: called about twice a second with a `Snapshot`.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        on_ready: Callable[[str], None] = lambda endpoint: None,
+        on_look: Callable[[Snapshot], None] = lambda snapshot: None,
+    ) -> None:
+        self._config = config
+        self._on_ready, self._on_look = on_ready, on_look
+        self._directories: list[PrivateDirectory] = []
+        self._stop_reason: str | None = None
+        self._fatal: FeederError | None = None
+        self._fatal_remote = m.Goodbye("", "")
+        self._ready = False
+        self._next_look = self._next_progress = 0.0
+        self._supervisor: Supervisor | None = None
+        self.dispatch = Dispatch(
+            slots_of([s.name for s in config.sources], config.workers, config.single),
+            config.workers,
+            config.memory,
+            config.max_retries,
+            config.seed,
+        )
+
+    # --------------------------------------------------------------------------------------------------- open, run, close
+
+    def open(self) -> str:
+        """Bind, make the arena, start the workers. Returns the endpoint in use.
+
+        Raises:
+            EndpointError: the endpoint can't be bound.
+        """
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            self._make_arena()
+            self._gate = Gate(self._context, self._config, self._arena)
+            self._crew = Crew(self._context)
+        except BaseException:
+            self._context.destroy(linger=0)
+            self._remove_arena()
+            raise
+        config = self._config
+        self._supervisor = Supervisor(config.workers, self._setup, threads=config.threads, gpu=config.gpu)
+        self._poller = zmq.Poller()
+        self._poller.register(self._gate.socket, zmq.POLLIN)
+        self._poller.register(self._crew.socket, zmq.POLLIN)
+        self._supervisor.poll(time.monotonic())
+        return self._gate.endpoint
+
+    def stop(self, reason: str) -> None:
+        """Ask the loop to end; from any thread or signal handler."""
+        self._stop_reason = self._stop_reason or reason
+
+    def kill(self) -> None:
+        """End the workers at once; from a signal handler of a user who has lost patience."""
+        if self._supervisor is not None:
+            self._supervisor.kill()
+        self._remove_arena()
+
+    def run(self) -> None:
+        """Serve until `stop`.
+
+        Raises:
+            FeederError: a source could not be loaded, or the workers keep dying.
+        """
+        while self._stop_reason is None and self._fatal is None:
+            self.step(TICK)
+        if self._fatal is not None:
+            raise self._fatal
+
+    def step(self, seconds: float) -> None:
+        """One turn of the loop; waits at most `seconds` for something to happen."""
+        self._poller.poll(int((0.002 if self._gate.busy else seconds) * 1000))
+        now = time.monotonic()
+        for client, message in self._gate.receive(now):
+            self._act(self._from_client(client, message))
+        for slot, report in self._crew.receive():
+            self._act(self._from_worker(slot, report))
+        self._look_at_workers(now)
+        for block in self._gate.shipped():
+            self._act(self.dispatch.shipped(block))
+        self._act(self.dispatch.assign())
+        self._crew.flush()
+        gone = {*self._gate.flush(), *self._gate.expired(now)}
+        for client in gone:
+            self._lose(client, "vanished")
+        if now >= self._next_look:
+            self._next_look = now + 0.5
+            self._on_look(self.snapshot())
+        if now >= self._next_progress:
+            self._next_progress = now + PROGRESS_SECONDS
+            self._report_progress()
+
+    def close(self) -> None:
+        """Tell the clients, stop the workers, leave nothing behind. Takes at most a few seconds."""
+        if self._supervisor is None:
+            return
+        goodbye = self._fatal_remote if self._fatal else m.Goodbye("", self._stop_reason or "the server was stopped")
+        for client in list(self._gate.peers):
+            self._gate.put(client, goodbye)
+        self._gate.flush()
+        for slot in range(self._config.workers):
+            self._crew.put(slot, w.Stop())
+        self._crew.flush()
+        self._supervisor.stop(STOP_SECONDS, told=self._crew.present)
+        self._crew.close()
+        self._gate.close()
+        self._context.term()  # after this no thread of zmq looks at a block any more
+        self._remove_arena()
+        self._supervisor = None
+
+    # ----------------------------------------------------------------------------------------------------------- clients
+
+    def _from_client(self, client: bytes, message: m.ToNode) -> list[Action]:
+        match message:
+            case m.Ask():
+                return self.dispatch.ask(client, message)
+            case m.Release():
+                return self.dispatch.release(client, message)
+            case m.Ping():
+                return [Send(client, m.Pong(message.number))]
+            case m.Hello():
+                log.info("client %s connected", message.name)
+                lend = self._config.memory // 4
+                paths = tuple(str(d.path) for d in self._directories)
+                welcome = m.Welcome(m.WIRE_VERSION, self._gate.endpoint, self._config.workers, paths, self._nonce, lend)
+                return [Send(client, welcome), *self.dispatch.hello(client, message)]
+            case m.Open():
+                return self.dispatch.open(client, message)
+            case m.Cancel():
+                return self.dispatch.cancel(client, message)
+            case m.Close():
+                return self.dispatch.close(client, message)
+            case m.Leave():
+                self._lose(client, "left")
+        return []
+
+    def _lose(self, client: bytes, how: str) -> None:
+        peer = self._gate.peers.get(client)
+        if peer is not None:
+            log.info("client %s %s", peer.name, how)
+        self._gate.forget(client)
+        self._act(self.dispatch.client_lost(client))
+
+    def _report_progress(self) -> None:
+        for session_id, (queued, making) in self.dispatch.waiting().items():
+            session = self.dispatch.sessions[session_id]
+            source = self.dispatch.sources[session.source]
+            if not source.kind:
+                text = f"the workers are loading source {source.name!r}"
+            elif making:
+                what = ", ".join(f"worker {slot} is at batch {index} of epoch {epoch}" for slot, (epoch, index) in making[:4])
+                text = f"{what}; {queued} more are queued"
+            else:
+                text = f"{queued} batches are queued and no worker is free: {self.snapshot().ready} of {self._config.workers} are up"
+            self._gate.put(session.client, m.Progress(session_id, text))
+
+    # ----------------------------------------------------------------------------------------------------------- workers
+
+    def _setup(self, slot: int, generation: int) -> dict[str, Any]:
+        sources = self.dispatch.sources
+        entries = [
+            {
+                "name": entry.name,
+                "target": entry.target.to_json() if entry.target else None,
+                "parcel": entry.parcel,
+                "slots": sorted(source.slots),
+            }
+            for entry, source in zip(self._config.sources, sources, strict=True)
+        ]
+        return {
+            "endpoint": self._crew.endpoint,
+            "token": self._crew.token.hex(),
+            "slot": slot,
+            "generation": generation,
+            "seed": self._config.seed,
+            "directories": [str(d.path) for d in self._directories],
+            "budget_bytes": max(1, self._config.memory // self._config.workers),
+            "sources": entries,
+            "mine": [i for i, s in enumerate(sources) if slot in s.slots],
+        }
+
+    def _from_worker(self, slot: int, report: w.FromWorker) -> list[Action]:
+        match report:
+            case w.Made() | w.MadeBlock():
+                assert self._supervisor is not None
+                self._supervisor.progressed(slot)
+                return self.dispatch.made(slot, report)
+            case w.TaskFailed():
+                log.warning("a batch failed: %s: %s", report.error.type_name, report.error.message)
+                return self.dispatch.failed(slot, report.task, report.error)
+            case w.TaskEnded():
+                return self.dispatch.ended(slot, report.task)
+            case w.Joined():
+                return self.dispatch.joined(slot, report.generation)
+            case w.Loaded():
+                actions = self.dispatch.loaded(slot, report)
+                if not self._ready and self.dispatch.slots[slot].ready:
+                    self._ready = True
+                    self._on_ready(self._gate.endpoint)
+                return actions
+            case w.LoadFailed():
+                self._load_failed(report)
+            case w.Dropped():
+                self._arena.forget(report.blocks)
+                return [Send(client, m.Retired(report.blocks)) for client in self._gate.peers]
+        return []
+
+    def _load_failed(self, report: w.LoadFailed) -> None:
+        source = self.dispatch.sources[report.source]
+        # Where others loaded the same source, this is one worker's trouble (a file that is gone now): it ends and is replaced.
+        if not source.kind and self._fatal is None:
+            error: RemoteError = report.error
+            self._fatal = rebuild(error, f"source {source.name!r}" if len(self.dispatch.sources) > 1 else "")
+            self._fatal_remote = m.Goodbye(error.kind, str(self._fatal))
+
+    def _look_at_workers(self, now: float) -> None:
+        assert self._supervisor is not None
+        for lost in self._supervisor.poll(now):
+            # Its last words may still be in the socket: they were taken in before this, in the same turn or an earlier one.
+            self._crew.gone(lost.slot)
+            self._act(self.dispatch.worker_lost(lost.slot, _last_words(lost)))
+        hopeless = self._supervisor.hopeless()
+        if hopeless is not None and self._fatal is None:
+            text = f"worker {hopeless.slot}: {_last_words(hopeless)}"
+            self._fatal = WorkerCrashed(text)
+            self._fatal_remote = m.Goodbye("WorkerCrashed", text)
+
+    # ------------------------------------------------------------------------------------------------------------- common
+
+    def _act(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Assign():
+                    self._crew.put(action.slot, action.task)
+                case Send():
+                    self._gate.put(action.client, action.message)
+                case Tell():
+                    self._crew.put(action.slot, action.message)
+                case Ship():
+                    if not self._gate.ship(action.client, action.lent):
+                        self._act(self.dispatch.shipped(action.lent.block))
+                case Remove():
+                    self._remove_blocks(action.blocks)
+                case Bury():
+                    self._remove_blocks(self._blocks_of(action))
+
+    def _remove_blocks(self, names: tuple[str, ...]) -> None:
+        self._arena.forget(names)
+        for name in names:
+            try:
+                (self._directories[int(name[0])].path / name).unlink(missing_ok=True)
+            except OSError:  # Windows: still mapped; it goes with the directory
+                pass
+
+    def _blocks_of(self, dead: Bury) -> tuple[str, ...]:
+        found = []
+        for place, directory in enumerate(self._directories):
+            pattern = f"{place}-{dead.slot}-{dead.generation}-*"
+            found += [p.name for p in directory.path.glob(pattern) if p.name not in dead.keep]
+        return tuple(found)
+
+    def _make_arena(self) -> None:
+        folders = parents(self._config.memory)
+        for path in sweep(folders):
+            log.info("removed %s, left behind by a server that was killed", path)
+        for folder in folders:
+            try:
+                self._directories.append(PrivateDirectory(folder))
+            except OSError as e:
+                log.warning("no arena in %s: %s", folder, e.strerror)
+        self._nonce = secrets.token_hex(16)
+        if self._directories:
+            (Path(self._directories[0].path) / "nonce").write_text(self._nonce, encoding="ascii")
+        self._arena = ArenaReader([str(d.path) for d in self._directories])
+
+    def _remove_arena(self) -> None:
+        for directory in self._directories:
+            directory.close()
+
+    def snapshot(self) -> Snapshot:
+        """One look at the node."""
+        d = self.dispatch
+        return Snapshot(
+            ready=sum(s.ready for s in d.slots),
+            workers=len(d.slots),
+            clients=len(self._gate.peers),
+            batches=d.made_batches,
+            nbytes=d.made_bytes,
+            queued=sum(len(s.queue) for s in d.sessions.values()),
+            under_way=sum(len(s.jobs) for s in d.slots),
+            restarts=self._supervisor.restarts if self._supervisor else 0,
+            sources=tuple((s.name, s.kind, s.num_batches) for s in d.sources),
+        )
+
+
+def _last_words(lost: Lost) -> str:
+    tail = "\n".join(f"    {line}" for line in lost.tail[-8:])
+    return f"{lost.why}; its last lines were:\n{tail}" if tail else lost.why

@@ -1,0 +1,99 @@
+"""The private server of one training process: the same node, told what to do through its stdin pipe.
+
+One line of JSON comes in: the source (a target, or a parcel), options, and keys made for this one server. One line goes out on
+stdout: ``{"endpoint": ...}`` or ``{"error": [kind, text]}``. When stdin ends, the training process is gone, however it went, and
+so is this. Ctrl-C is the training process' business. See feeder_client/local.py for the other end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+from dataclasses import replace
+from typing import Any
+
+from feeder_server.config import ServeConfig, SourceEntry, usable_cores
+from feeder_server.node import Node
+from feeder_server.target import parse_target, plain
+from feeder_server.worker import take_over_stdin
+from feeder_wire.errors import ConfigError, FeederError
+from feeder_wire.security import KeyPair
+
+log = logging.getLogger("feeder.node")
+
+OPTIONS = ("memory_bytes", "max_retries", "gpu", "threads", "single")
+"""Fields of `ServeConfig` that a training script may set."""
+
+
+def configure(setup: dict[str, Any]) -> ServeConfig:
+    """The configuration meant by a set-up. Raises ConfigError."""
+    entry = setup["source"]
+    if entry["target"] is not None:
+        target = replace(parse_target(entry["target"]), name="default", args=plain(entry["args"], "args"))
+        source = SourceEntry("default", target=target)
+    else:
+        source = SourceEntry("default", parcel=entry["parcel"])
+    given = {name: setup[name] for name in OPTIONS if setup.get(name) is not None}
+    return ServeConfig(
+        sources=(source,),
+        bind="tcp://127.0.0.1:0",
+        workers=setup["workers"] if setup["workers"] is not None else usable_cores(),
+        seed=setup["seed"],
+        keys=KeyPair(setup["server_public"].encode(), setup["server_secret"].encode()),
+        authorized=frozenset({setup["client_public"].encode()}),
+        **given,
+    )
+
+
+def main() -> int:
+    """Entry point; see the module."""
+    for name in ("SIGINT", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("feeder.worker").setLevel(logging.INFO)
+    pipe = take_over_stdin()
+    line = pipe.readline()
+    if not line:
+        return 0
+    setup = json.loads(line)
+    try:
+        try:
+            node = Node(configure(setup))
+            endpoint = node.open()
+        except (FeederError, TypeError) as e:
+            kind = type(e).__name__ if isinstance(e, FeederError) else ConfigError.__name__
+            _say({"error": [kind, str(e)]})
+            return 2
+        signal.signal(signal.SIGTERM, lambda *_: node.stop("it got SIGTERM"))
+
+        def watch() -> None:
+            while pipe.read(4096):
+                pass
+            node.stop("the training process has ended")
+
+        threading.Thread(target=watch, name="feeder-watch", daemon=True).start()
+        _say({"endpoint": endpoint})
+        try:
+            node.run()
+        except FeederError as e:
+            log.debug("%s", e)  # the training process hears it as a Goodbye
+        finally:
+            node.close()
+    finally:
+        if setup.get("remove"):
+            shutil.rmtree(setup["remove"], ignore_errors=True)
+    sys.stderr.flush()
+    os._exit(0)  # the watching thread sits in a read that may never end
+
+
+def _say(message: dict[str, Any]) -> None:
+    try:
+        os.write(1, json.dumps(message).encode() + b"\n")
+    except OSError:  # nobody listens any more
+        pass

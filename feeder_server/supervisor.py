@@ -1,0 +1,237 @@
+"""Start, watch, restart and stop the worker processes. Knows no socket.
+
+    start() ─▶ one thread per worker: Popen, write the set-up, then copy its output to the log, line by line
+    poll()  ─▶ Lost (a process ended) ... and after a back-off a new one in its place, with the next generation
+    stop()  ─▶ wait for those that were asked to end, end their pipe, kill the rest
+
+All workers start at once: on Windows a process start takes half a second, and one after another sixteen of them take eight. The
+thread per worker also means that a worker never blocks on a full output pipe. A worker that keeps dying without having made a
+batch is started ever more slowly, and after `MAX_CRASHES` in a row no more: restart without a budget is a fork bomb.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("feeder.worker")
+
+MAX_CRASHES = 5
+FIRST_DELAY = 0.25
+LONGEST_DELAY = 10.0
+TAIL_LINES = 20
+_PACKAGES = str(Path(__file__).resolve().parent.parent)
+# The folder of the packages goes last on sys.path: first, it would put site-packages before the standard library.
+_BOOT = f"import sys; sys.path.append({_PACKAGES!r}); from feeder_server.worker import main; main()"
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OPENCV_FOR_THREADS_NUM")  # fmt: skip
+_WINDOWS_CODES = {
+    0xC0000005: "access violation",
+    0xC00000FD: "stack overflow",
+    0xC0000017: "out of memory",
+    0xC000013A: "Ctrl-C",
+    0xC0000409: "abort",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The worker process in `slot` has ended. `why`: exit code or signal by name; `tail`: the last lines it printed."""
+
+    slot: int
+    why: str
+    tail: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Place:
+    generation: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    starting: threading.Thread | None = None
+    failure: str = ""  # the process could not even be started
+    crashes: int = 0  # in a row, without a batch
+    start_at: float | None = 0.0  # when to start the next one; None: one is there
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+
+
+def describe_exit(code: int) -> str:
+    """An exit status in words: signal or code by name."""
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    if (code & 0xFFFFFFFF) in _WINDOWS_CODES:
+        return f"exit code 0x{code & 0xFFFFFFFF:08X} ({_WINDOWS_CODES[code & 0xFFFFFFFF]})"
+    return f"exit code {code}"
+
+
+def worker_environment(threads: int, gpu: bool) -> dict[str, str]:
+    """The environment of a worker: it must be set before the interpreter starts, BLAS and CUDA read it only once."""
+    env = dict(os.environ)
+    for name in _THREAD_VARIABLES:
+        env.setdefault(name, str(threads))
+    if not gpu:
+        env.update(CUDA_VISIBLE_DEVICES="-1", HIP_VISIBLE_DEVICES="-1", JAX_PLATFORMS="cpu")
+    env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    env["PYTHONUNBUFFERED"] = "1"
+    env["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # a tick in user code's print would end a worker in cp1252
+    return env
+
+
+class Supervisor:
+    """The worker processes of a node. Its methods are called by the node's loop only.
+
+    Args:
+        slots: how many workers.
+        setup: makes the set-up of the worker in a slot (JSON-able), given slot and generation.
+        threads: see `worker_environment`.
+        gpu: see `worker_environment`.
+        spawn: starts a process; a test passes its own.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        setup: Callable[[int, int], dict[str, Any]],
+        *,
+        threads: int = 1,
+        gpu: bool = False,
+        spawn: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
+    ) -> None:
+        self._places = [_Place() for _ in range(slots)]
+        self._setup = setup
+        self._env = worker_environment(threads, gpu)
+        self._spawn = spawn
+        self._ending = False
+        self.restarts = 0
+
+    def poll(self, now: float) -> list[Lost]:
+        """Start what is due, report what has ended. Never blocks."""
+        lost = []
+        for slot, place in enumerate(self._places):
+            if place.process is not None and place.process.poll() is not None and not self._ending:
+                lost.append(self._reap(slot, place, now))
+            elif place.failure and not self._ending:
+                lost.append(self._reap(slot, place, now))
+            if place.start_at is not None and now >= place.start_at and place.crashes < MAX_CRASHES and not self._ending:
+                self._start(slot, place)
+        return lost
+
+    def progressed(self, slot: int) -> None:
+        """The worker in `slot` made a batch: whatever killed its predecessors, it is not hopeless."""
+        self._places[slot].crashes = 0
+
+    def hopeless(self) -> Lost | None:
+        """A slot whose workers died too often in a row, if there is one."""
+        for slot, place in enumerate(self._places):
+            if place.crashes >= MAX_CRASHES:
+                return Lost(slot, f"{place.crashes} workers in a row died", tuple(place.tail))
+        return None
+
+    def pid(self, slot: int) -> int | None:
+        """Process id of the worker in `slot`."""
+        process = self._places[slot].process
+        return process.pid if process is not None else None
+
+    def stop(self, grace_seconds: float, told: Collection[int] = ()) -> None:
+        """End all workers: those in `told` were asked to and get `grace_seconds`, the others' pipe ends at once; the rest is killed."""
+        self._ending = True
+        deadline = time.monotonic() + grace_seconds
+        # A worker that is still starting was not told, for there was nobody to tell: it exits when its pipe ends.
+        for slot, place in enumerate(self._places):
+            if slot not in told:
+                _end_pipe(place.process)
+        for process in self._running():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                pass
+        for process in self._running():
+            process.kill()
+        for place in self._places:
+            if place.starting is not None:
+                place.starting.join(5)  # it reaps the process; a grandchild of user code may hold the output open
+
+    def kill(self) -> None:
+        """End all workers now."""
+        self.stop(0)
+
+    def _running(self) -> list[subprocess.Popen[bytes]]:
+        return [p.process for p in self._places if p.process is not None and p.process.poll() is None]
+
+    def _reap(self, slot: int, place: _Place, now: float) -> Lost:
+        why = place.failure or describe_exit(place.process.returncode if place.process else 0)
+        if place.starting is not None:
+            place.starting.join(1)  # its last lines are on the way; a grandchild may hold the pipe open
+        place.crashes += 1
+        self.restarts += 1
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (place.crashes - 1))
+        if place.crashes < MAX_CRASHES:
+            log.warning("worker %d ended: %s; a new one starts in %.2g s", slot, why, delay)
+        place.process, place.failure, place.start_at = None, "", now + delay
+        return Lost(slot, why, tuple(place.tail))
+
+    def _start(self, slot: int, place: _Place) -> None:
+        place.generation += 1
+        place.start_at = None
+        place.tail.clear()
+        setup = json.dumps(self._setup(slot, place.generation)).encode() + b"\n"
+        place.starting = threading.Thread(target=self._attend, args=(slot, place, setup), name=f"feeder-worker-{slot}", daemon=True)
+        place.starting.start()
+
+    def _attend(self, slot: int, place: _Place, setup: bytes) -> None:
+        try:
+            process = self._spawn(
+                [sys.executable, "-c", _BOOT],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=self._env,
+                # Ctrl-C reaches every process of a console: the node owns it, the workers are out of its reach.
+                **_own_group(),
+            )
+        except OSError as e:
+            place.failure = f"could not be started: {e}"
+            return
+        place.process = process
+        if self._ending:
+            process.kill()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(setup)
+            process.stdin.flush()
+        except OSError:  # it died before it read: poll() reports that
+            pass
+        with process.stdout:
+            for line in process.stdout:
+                text = line.decode("utf-8", "backslashreplace").rstrip()
+                place.tail.append(text)
+                log.info("[worker %d] %s", slot, text)
+        process.wait()
+        _end_pipe(process)
+
+
+def _end_pipe(process: subprocess.Popen[bytes] | None) -> None:
+    if process is not None and process.stdin is not None:
+        try:
+            process.stdin.close()
+        except OSError:  # it is gone, with something unwritten
+            pass
+
+
+def _own_group() -> dict[str, Any]:
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}

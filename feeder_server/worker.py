@@ -1,0 +1,214 @@
+"""The worker: a fresh interpreter that makes batches, one at a time.
+
+    stdin ── one line of set-up, then silence; its end means that the node is gone ──▶ exit
+    node ── Task ──▶ copies ──▶ batch ──▶ encode ──▶ block of the arena, or inline when small ── Made/MadeBlock ──▶ node
+
+Nothing heavy is imported here: NumPy and pyzmq, and what the user's own code imports. stdout and stderr are the node's pipe, so
+what user code prints comes out in the node's log. Ctrl-C is the node's business: workers ignore it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from feeder_server import failure
+from feeder_server.copies import Copies, Maker, StreamEnded
+from feeder_server.link import NodeLink
+from feeder_server.source import IndexedSource, StreamSource, build
+from feeder_server.target import Target
+from feeder_wire import codec, parcel
+from feeder_wire import worker_messages as w
+from feeder_wire.arena import ArenaFullError, ArenaWriter
+from feeder_wire.errors import FeederError, RemoteError
+from feeder_wire.messages import INLINE_BYTES
+
+log = logging.getLogger("feeder.worker")
+
+IDLE_SECONDS = 1.0  # how often an idle worker looks up
+FLUSH_SECONDS = 0.001  # a batch that took longer is reported at once
+
+
+class Worker:
+    """What one worker process does, from its set-up to `Stop`. One thread.
+
+    Args:
+        setup: see `supervisor.Supervisor`, which writes it.
+    """
+
+    def __init__(self, setup: dict[str, Any]) -> None:
+        self.slot = int(setup["slot"])
+        self._setup = setup
+        self._link = NodeLink(setup["endpoint"])
+        self._link.put(w.Joined(self.slot, int(setup["generation"]), bytes.fromhex(setup["token"])))
+        self._link.flush()
+        self._arena = ArenaWriter(setup["directories"], self.slot, int(setup["generation"]), int(setup["budget_bytes"]))
+        self._copies: dict[int, Copies] = {}
+        self._tasks: deque[w.Task] = deque()
+        self._stopped = False
+
+    def run(self) -> None:
+        """Load the sources, then work until told to stop."""
+        try:
+            if self._load():
+                while not self._stopped:
+                    self._step()
+        finally:
+            self._link.close()
+            self._arena.close()
+
+    def _load(self) -> bool:
+        for number in self._setup["mine"]:
+            try:
+                copies = self._open_source(self._setup["sources"][number])
+                info = copies.info()
+            except BaseException as e:  # SystemExit in user code too: whatever it is, the node must hear of it
+                kind = type(e).__name__ if isinstance(e, FeederError) else "SourceError"
+                self._link.put(w.LoadFailed(number, failure.describe(e, kind=kind, where="")))
+                return False
+            self._copies[number] = copies
+            length = -1 if info.num_batches is None else info.num_batches
+            self._link.put(w.Loaded(number, info.kind, length, info.sharded))
+            self._link.flush()
+        return True
+
+    def _open_source(self, entry: dict[str, Any]) -> Copies:
+        slots = len(entry["slots"])
+        nth = entry["slots"].index(self.slot)
+        seed = int(self._setup["seed"])
+        make: Callable[[], IndexedSource | StreamSource]
+        if entry["parcel"] is not None:
+            packed = parcel.Parcel.from_json(entry["parcel"])
+
+            def make() -> IndexedSource | StreamSource:
+                # Unpacked anew each time: copies must not share what they change.
+                return build(parcel.unpack(packed), {}, shard=(nth, slots), label=entry["name"])
+        else:
+            make = Maker(Target.from_json(entry["target"]), seed=seed, shard=(nth, slots))
+        copies = Copies(make, seed=seed, slot=nth, slots=slots, incarnation=int(self._setup["generation"]))
+        copies.warm()
+        return copies
+
+    def _step(self) -> None:
+        wait = 0.0 if self._tasks else IDLE_SECONDS
+        if wait:
+            self._link.flush()
+        for message in self._link.receive(wait):
+            self._take(message)
+        if self._tasks and not self._stopped:
+            started = time.perf_counter()
+            self._make(self._tasks.popleft())
+            if not self._tasks or time.perf_counter() - started > FLUSH_SECONDS:
+                self._link.flush()
+
+    def _take(self, message: w.ToWorker) -> None:
+        match message:
+            case w.Task():
+                self._tasks.append(message)
+            case w.Free():
+                self._arena.give_back(message.blocks)
+            case w.Retire():
+                self._arena.retire(message.blocks)
+            case w.Drop():
+                self._drop(message.session)
+            case w.Stop():
+                self._stopped = True
+
+    def _drop(self, session: bytes) -> None:
+        self._tasks = deque(t for t in self._tasks if t.copy != session)
+        for copies in self._copies.values():
+            copies.drop(session)
+            if not self._tasks:
+                try:
+                    copies.warm()  # so that the next trainer finds the server warm
+                except Exception as e:  # user code: the next session will meet it, and report it
+                    log.warning("building a fresh copy failed: %s", e)
+
+    def _make(self, task: w.Task) -> None:
+        started = time.perf_counter()
+        copies = self._copies[task.source]
+        try:
+            if copies.info().kind == "stream":
+                for _ in range(task.skip):
+                    copies.next(task.copy, task.epoch)
+                batch = copies.next(task.copy, task.epoch)
+            else:
+                batch = copies.item(task.copy, task.epoch, task.index)
+            self._report(task, codec.encode(batch), started)
+        except StreamEnded:
+            self._link.put(w.TaskEnded(task.task))
+        except ArenaFullError as e:
+            text = f"{e}. Make room there, or start the server with a lower --memory or fewer --workers"
+            self._link.put(w.TaskFailed(task.task, RemoteError("ConfigError", "ArenaFullError", (), text, "", f"worker {self.slot}")))
+        except BaseException as e:  # also SystemExit and KeyboardInterrupt: user code must not end a worker unheard
+            kind = type(e).__name__ if isinstance(e, FeederError) else "SourceError"
+            self._link.put(w.TaskFailed(task.task, failure.describe(e, kind=kind, where=f"worker {self.slot}")))
+
+    def _report(self, task: w.Task, encoded: codec.Encoded, started: float) -> None:
+        if encoded.nbytes <= INLINE_BYTES:
+            data = bytes(encoded.to_bytes())
+            self._link.put(w.Made(task.task, encoded.head, data, time.perf_counter() - started))
+            return
+        for message in self._link.receive(0):  # blocks may have come back meanwhile
+            self._take(message)
+        block = self._arena.take(encoded.nbytes)
+        try:
+            encoded.write_into(memoryview(block.view)[: encoded.nbytes])
+        except BaseException:
+            self._arena.give_back((block.name,))
+            raise
+        seconds = time.perf_counter() - started
+        self._link.put(w.MadeBlock(task.task, encoded.head, block.name, block.size, encoded.nbytes, seconds))
+        if self._arena.dropped:
+            self._link.put(w.Dropped(tuple(self._arena.dropped)))
+            self._arena.dropped.clear()
+
+
+def take_over_stdin() -> BinaryIO:
+    """Keep the node's pipe for ourselves: user code that reads stdin gets an end of file instead of our set-up."""
+    private = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return os.fdopen(private, "rb")
+
+
+def watch(pipe: BinaryIO) -> None:
+    """End this process when the pipe ends: the node is gone, however it went."""
+
+    def wait() -> None:
+        while pipe.read(4096):
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, name="feeder-watch", daemon=True).start()
+
+
+def main() -> None:
+    """Entry point of a worker process, called by the supervisor's command line."""
+    for name in ("SIGINT", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    pipe = take_over_stdin()
+    line = pipe.readline()
+    if not line:
+        return
+    watch(pipe)
+    Worker(json.loads(line)).run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: threads, atexit handlers and destructors of user code could hold the process for ever.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
