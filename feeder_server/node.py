@@ -69,7 +69,7 @@ class Node:
         self._config = config
         self._on_ready, self._on_look = on_ready, on_look
         self._directories: list[PrivateDirectory] = []
-        self._stop_reason: str | None = None
+        self.stop_reason: str | None = None  # set from signal handlers and other threads
         self._fatal: FeederError | None = None
         self._fatal_remote = m.Goodbye("", "")
         self._ready = False
@@ -110,7 +110,7 @@ class Node:
 
     def stop(self, reason: str) -> None:
         """Ask the loop to end; from any thread or signal handler."""
-        self._stop_reason = self._stop_reason or reason
+        self.stop_reason = self.stop_reason or reason
 
     def kill(self) -> None:
         """End the workers at once; from a signal handler of a user who has lost patience."""
@@ -124,7 +124,7 @@ class Node:
         Raises:
             FeederError: a source could not be loaded, or the workers keep dying.
         """
-        while self._stop_reason is None and self._fatal is None:
+        while self.stop_reason is None and self._fatal is None:
             self.step(TICK)
         if self._fatal is not None:
             raise self._fatal
@@ -156,7 +156,7 @@ class Node:
         """Tell the clients, stop the workers, leave nothing behind. Takes at most a few seconds."""
         if self._supervisor is None:
             return
-        goodbye = self._fatal_remote if self._fatal else m.Goodbye("", self._stop_reason or "the server was stopped")
+        goodbye = self._fatal_remote if self._fatal else m.Goodbye("", self.stop_reason or "the server was stopped")
         for client in list(self._gate.peers):
             self._gate.put(client, goodbye)
         self._gate.flush()
