@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from feeder_client.order import Key, Order
@@ -43,6 +43,19 @@ class NodeState:
     opened: m.Opened | None = None
     error: FeederError | None = None
     progress: str = ""
+
+
+@dataclass(slots=True)
+class _Counted:
+    """See `Stats`; changed with every batch, so no frozen thing."""
+
+    batches: int = 0
+    nbytes: int = 0
+    wait_seconds: float = 0.0
+    elapsed_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    retries: int = 0
+    reconnects: int = 0
 
 
 class PassEnded(Exception):
@@ -98,7 +111,7 @@ class Core:
         self._kept: dict[Key, Any] = {}  # batches that were looked at and may be asked for again
         self._cancel_below: int | None = None
         self._first: float | None = None
-        self._stats = Stats()
+        self._counted = _Counted()
         self._waiting_stream = False
 
     # ------------------------------------------------------------------------------------------------- training thread
@@ -178,8 +191,8 @@ class Core:
         """A look at the counters."""
         with self._cond:
             window = self._tickets if self.stream else self._window
-            return replace(
-                self._stats,
+            return Stats(
+                **asdict(self._counted),
                 owed=window.owed,
                 stored=window.stored,
                 workers=sum(n.workers for n in self._credits.nodes.values()),
@@ -271,8 +284,8 @@ class Core:
         if self._first is None:
             self._first = started
         else:  # the first wait is the start-up, not the training
-            self._stats = replace(self._stats, wait_seconds=self._stats.wait_seconds + now - started)
-        self._stats = replace(self._stats, elapsed_seconds=now - self._first)
+            self._counted.wait_seconds += now - started
+        self._counted.elapsed_seconds = now - self._first
         window = self._tickets if self.stream else self._window
         limit = self._credits.limit()
         # Waking the receiver costs two system calls: for quick batches once in a while is enough.
@@ -280,7 +293,8 @@ class Core:
             self.wake()
 
     def _account(self, payload: Payload) -> None:
-        self._stats = replace(self._stats, batches=self._stats.batches + 1, nbytes=self._stats.nbytes + payload.nbytes)
+        self._counted.batches += 1
+        self._counted.nbytes += payload.nbytes
 
     def _raise_if_hopeless(self) -> None:
         if self.fatal is not None:
@@ -366,7 +380,7 @@ class Core:
     def arrived(self, node: int, epoch: int, index: int, payload: Payload, seconds: float) -> None:
         """A batch has come, or the news that it can't be had."""
         with self._cond:
-            self._stats = replace(self._stats, compute_seconds=self._stats.compute_seconds + seconds)
+            self._counted.compute_seconds += seconds
             if self.stream:
                 wanted = self._tickets.arrived((epoch, index), node, payload.nbytes, seconds)
                 if wanted:
@@ -404,7 +418,7 @@ class Core:
             state = self.nodes[node]
             if state.connected:
                 log.warning("lost the connection to %s: %s", state.endpoint, why)
-                self._stats = replace(self._stats, reconnects=self._stats.reconnects + 1)
+                self._counted.reconnects += 1
                 state.since = time.monotonic()
             self._drop_node(node)
 
@@ -421,7 +435,7 @@ class Core:
         state = self.nodes[node]
         state.connected, state.opened, state.progress = False, None, ""
         again = (self._tickets if self.stream else self._window).node_lost(node)
-        self._stats = replace(self._stats, retries=self._stats.retries + again)
+        self._counted.retries += again
         if self.stream and self._tickets.end_run():
             self._queue.append(None)
         self._cond.notify_all()

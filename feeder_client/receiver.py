@@ -132,13 +132,13 @@ class Receiver:
             poller.register(connection.socket, zmq.POLLIN)
             poller.register(connection.monitor, zmq.POLLIN)
         poller.poll(int(TICK * 1000))
-        # Lower the flag before emptying the pipe: a ring in between is at worst one look too many.
-        self._rung = False
+        # Empty the pipe, then lower the flag, then look: who finds the flag up in between has changed what we are about to look
+        # at. The other way round, a ring in between is swallowed and leaves the flag up, so that nobody rings any more.
         try:
-            while self._ear.recv(256):
-                pass
+            self._ear.recv(256)
         except OSError:
             pass
+        self._rung = False
 
     def _send(self, now: float) -> None:
         requests, below = self._core.requests()

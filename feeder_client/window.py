@@ -117,6 +117,7 @@ class Window:
         self._stored: set[Key] = set()
         self._again: deque[Key] = deque()
         self._urgent: set[Key] = set()
+        self._forced: set[Key] = set()  # asked for before the plan came to them: it must not bring them up again
         self._plan: Iterator[Key] = iter(())
         self._next: Key | None = None
 
@@ -124,6 +125,7 @@ class Window:
         """The future has changed. What is under way for epochs gone by is given up; the rest is found again in the plan."""
         self._plan = upcoming
         self._next = None
+        self._forced.clear()
         for key in [k for k in self._owed if k[0] < epoch]:
             self._settle(key)
         self._stored = {k for k in self._stored if k[0] >= epoch}
@@ -133,8 +135,8 @@ class Window:
         """What to ask now. `epoch`: the current one; `have`: keys that need not be asked for."""
         chosen: list[tuple[int, Key]] = []
         for key in sorted(self._urgent):
-            if not self._known(key):
-                self._choose(key, chosen, forced=True)
+            if not self._known(key) and self._choose(key, chosen, forced=True):
+                self._forced.add(key)
         self._urgent.clear()
         limit = self.credits.limit()
         while len(self._owed) + len(self._stored) < limit:
@@ -154,8 +156,9 @@ class Window:
                 self._next = next(self._plan, None)
             if self._next is None or self._next[0] > epoch + (1 if self._lookahead else 0):
                 return None
-            if not self._known(self._next) and not have(self._next):
+            if not self._known(self._next) and not have(self._next) and self._next not in self._forced:
                 return self._next
+            self._forced.discard(self._next)
             self._next = None
 
     def _advance(self, key: Key) -> None:
@@ -189,6 +192,7 @@ class Window:
     def taken(self, key: Key) -> None:
         """The trainer has it: its place in the window is free."""
         self._stored.discard(key)
+        self._urgent.discard(key)  # it came between `need` and `fill`: asked for again, it would lie in the window for ever
 
     def node_opened(self, number: int, workers: int) -> None:
         """A node serves this session; known or new, it owes nothing."""
