@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from feeder_client.connection import Keys
-from feeder_client.core import Core, PassEnded
+from feeder_client.core import Core, Options, PassEnded
 from feeder_client.local import LocalServer
 from feeder_client.receiver import Receiver
 from feeder_client.stats import Stats
@@ -155,9 +155,8 @@ class FeederClient:
             raise ConfigError(f"steps={steps!r}: a number of batches from 1 on is needed")
         if not (type(rank) is int and type(world_size) is int and 0 <= rank < world_size):
             raise ConfigError(f"rank={rank!r}, world_size={world_size!r}: rank goes from 0 to world_size - 1")
-        core = Core(
-            where,
-            source,
+        options = Options(
+            source=source,
             steps=steps,
             prefetch=None if prefetch == "auto" else int(prefetch),
             memory_bytes=memory if isinstance(memory, int) else parse_size(memory),
@@ -167,6 +166,7 @@ class FeederClient:
             rank=rank,
             world_size=world_size,
         )
+        core = Core(where, options)
         self._core = core
         self._receiver = Receiver(core, keys, _may_map(transport), running.ended if running else lambda: None)
         # Not __del__: a finalizer also runs at interpreter exit, in time, and can't bring anything back to life.
@@ -199,29 +199,31 @@ class FeederClient:
             SourceError: the user's code raised for this batch.
             FeederError: it can't be had, and why.
         """
-        return self._core.get(index)
+        return self._form(self._core.get(index))
 
     def __iter__(self) -> Iterator[Any]:
         """One pass: the next epoch of an indexed source; of a stream `steps` batches, or one run up to its end."""
-        if self._core.stream and self._core.num_batches is None:
-            return self._run()
-        return self._pass()
+        return self._run() if self._core.in_runs else self._pass()
 
     def _pass(self) -> Iterator[Any]:
         self._core.begin_pass()
         index = 0
         while self.num_batches is None or index < self.num_batches:
-            yield self._core.get(index)
+            yield self._form(self._core.get(index))
             index += 1
         self._core.end_pass()
 
     def _run(self) -> Iterator[Any]:
         while True:
             try:
-                batch = self._core.get_next()
+                batch = self._core.get_in_run()
             except PassEnded:
                 return
-            yield batch
+            yield self._form(batch)
+
+    def _form(self, batch: Any) -> Any:
+        """What is handed out for a batch: the batch. The Keras adapter has its own."""
+        return batch
 
     def stats(self) -> Stats:
         """Counters, see `Stats`."""
@@ -246,13 +248,13 @@ class FeederClient:
     def __repr__(self) -> str:
         core = self._core
         if core.closed:
-            return f"<{type(self).__name__} {core.source!r}, closed>"
+            return f"<{type(self).__name__} {core.options.source!r}, closed>"
         stats = self.stats()
         epoch, position = core.position()
         length = "endless" if core.num_batches is None else f"{core.num_batches} batches"
-        nodes = ", ".join(n.endpoint + ("" if n.connected else " (not connected)") for n in core.nodes)
+        nodes = ", ".join(n.endpoint + ("" if n.connected else " (not connected)") for n in core.roster.nodes)
         return (
-            f"<{type(self).__name__} {core.source!r} ({length}) from {nodes}: {stats.workers} workers, epoch {epoch}, batch {position}, "
+            f"<{type(self).__name__} {core.options.source!r} ({length}) from {nodes}: {stats.workers} workers, epoch {epoch}, batch {position}, "
             f"{stats.stored} ready, {stats.owed} on their way>"
         )
 

@@ -140,7 +140,7 @@ def _measure(keras: Any, base: type[Any], part: Mapping[str, Any], epochs: int, 
     model = _model(keras, ready[0], part["hidden"])
 
     def fit(way: str, data: Any, started_seconds: float = 0.0, **options: Any) -> None:
-        clock = _clock(keras, link, epochs)
+        clock = _clock(keras, link)
         model.fit(data, epochs=epochs + 1, verbose=0, callbacks=[clock], **options)
         ends = clock.ends
         took = [later - earlier for earlier, later in zip(ends, ends[1:], strict=False)]
@@ -198,7 +198,7 @@ def _model(keras: Any, batch: Any, hidden: int) -> Any:
     return model
 
 
-def _clock(keras: Any, link: Link, epochs: int) -> Any:
+def _clock(keras: Any, link: Link) -> Any:
     """A callback that notes when each epoch ended, and says how far the fit is."""
 
     class Clock(keras.callbacks.Callback):  # type: ignore[misc]

@@ -20,6 +20,7 @@ import zmq
 
 from feeder_client.connection import Connection, Keys
 from feeder_client.core import Core
+from feeder_client.payload import Payload
 from feeder_wire import messages as m
 from feeder_wire.errors import AuthenticationError, FeederError, NodeUnreachable, ProtocolError, RemoteError, rebuild
 
@@ -57,7 +58,7 @@ class Receiver:
         self._closing = False
         self._ping = 0
         self._next_ping = 0.0
-        self._connections = [Connection(node.endpoint, self._context, keys, allow_map, self.wake) for node in core.nodes]
+        self._connections = [Connection(node.endpoint, self._context, keys, allow_map, self.wake) for node in core.roster.nodes]
         self._thread = threading.Thread(target=self._run, name="feeder-receiver", daemon=True)
         core.wake = self.wake
 
@@ -147,8 +148,7 @@ class Receiver:
                 if connection.welcomed:
                     connection.put(m.Cancel(self._session, below))
         for request in requests:
-            indices = tuple(self._core.index_of(i) for i in request.indices)
-            self._connections[request.node].put(m.Ask(self._session, request.epoch, indices))
+            self._connections[request.node].put(m.Ask(self._session, request.epoch, request.indices))
         ping = now >= self._next_ping
         if ping:
             self._next_ping = now + PING_SECONDS
@@ -175,14 +175,16 @@ class Receiver:
         connection.close()
         connection.open(self._hello(connection))
 
-    def _take(self, number: int, connection: Connection, message: object) -> None:
+    def _take(self, number: int, connection: Connection, message: m.ToClient | tuple[m.Part | m.Inline | m.Lent, Payload]) -> None:
         core = self._core
+        if isinstance(message, tuple):
+            batch, payload = message
+            core.arrived(number, batch.epoch, batch.index, payload, batch.seconds)
+            return
         match message:
-            case (m.Inline() | m.Lent() | m.Part() as batch, payload):
-                core.arrived(number, batch.epoch, batch.index, payload, batch.seconds)
             case m.Welcome():
                 core.connected(number)
-                connection.put(m.Open(self._session, core.source, connection.maps))
+                connection.put(m.Open(self._session, core.options.source, connection.maps))
             case m.Opened():
                 for note in message.notes:
                     log.warning("%s", note)

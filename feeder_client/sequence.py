@@ -65,9 +65,8 @@ class FeederSequence(FeederClient):
             if base.__name__ == "PyDataset":
                 base.__init__(self)  # type: ignore[misc]
 
-    def __getitem__(self, index: int) -> Any:
-        """Batch `index` in the form that Keras takes. See `FeederClient.__getitem__`."""
-        return keras_form(super().__getitem__(index))
+    def _form(self, batch: Any) -> Any:
+        return keras_form(batch)
 
     def on_epoch_begin(self) -> None:
         """Called by Keras 3: somebody begins to train, evaluate or predict."""

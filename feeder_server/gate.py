@@ -9,6 +9,7 @@ Hello on its connection is heard. Peers that send nonsense are named once in the
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
@@ -213,6 +214,6 @@ def _why_not_bound(endpoint: str, error: zmq.ZMQError) -> str:
     # zmq's own number: on Windows it is not errno's.
     if error.errno == zmq.EADDRINUSE:
         return f"{endpoint} is in use: another server runs there; stop it, or give another port with --bind (port 0 takes a free one)"
-    if error.errno == zmq.EADDRNOTAVAIL or error.errno == zmq.ENODEV:
+    if error.errno in (zmq.EADDRNOTAVAIL, errno.ENODEV):
         return f"{endpoint} is not an address of this machine; give one that is with --bind, for example tcp://127.0.0.1:5555"
     return f"can't bind {endpoint}: {error.strerror}"

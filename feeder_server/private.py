@@ -34,7 +34,8 @@ def configure(setup: dict[str, Any]) -> ServeConfig:
     """The configuration meant by a set-up. Raises ConfigError."""
     entry = setup["source"]
     if entry["target"] is not None:
-        target = replace(parse_target(entry["target"]), name="default", args=plain(entry["args"], "args"))
+        args = {str(key): plain(value, f"args[{key!r}]") for key, value in entry["args"].items()}
+        target = replace(parse_target(entry["target"]), name="default", args=args)
         source = SourceEntry("default", target=target)
     else:
         source = SourceEntry("default", parcel=entry["parcel"])

@@ -1,0 +1,202 @@
+"""The batches that have come and were not taken, with the window that asks for them: one class for each kind of source.
+
+Both are used under the lock of core.py. `take` gives the batch for a key, or None when it isn't there yet; an indexed source has
+a place for every key, a stream gives whatever came next, so that nothing waits for a straggler.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TypeAlias
+
+from feeder_client.order import Key, Order
+from feeder_client.payload import Broken, Payload
+from feeder_client.window import Credits, Request, StreamWindow, Window
+from feeder_wire.errors import SourceError
+
+
+class IndexedStock:
+    """Batches by key.
+
+    Args:
+        credits: of this client.
+        order: the position; its plan is what the window asks for.
+        lookahead: see `Window`.
+        share: (rank, world_size): our batch i is the source's batch ``i * world_size + rank``.
+    """
+
+    def __init__(self, credits: Credits, order: Order, lookahead: bool, share: tuple[int, int]) -> None:
+        self._order = order
+        self._window = Window(credits, lookahead)
+        self._rank, self._world_size = share
+        self._store: dict[Key, Payload] = {}
+        self._version = -1
+        self._cancel_below: int | None = None
+        self.follow()
+        self._cancel_below = None  # nothing was asked for yet
+
+    def follow(self) -> None:
+        """The order may have changed its mind about what comes next: plan anew, give up what belongs to epochs gone by."""
+        if self._order.version == self._version:
+            return
+        self._version = self._order.version
+        self._window.replan(self._order.upcoming(), self._order.epoch)
+        for key in [k for k in self._store if k[0] < self._order.epoch]:
+            self._store.pop(key).drop()
+        self._cancel_below = self._order.epoch
+
+    def take(self, key: Key) -> Payload | None:
+        """The batch, if it has come."""
+        payload = self._store.pop(key, None)
+        if payload is not None:
+            self._window.taken(key)
+        return payload
+
+    def need(self, key: Key) -> None:
+        """Somebody waits for it: it is asked for whatever the window says."""
+        self._window.need(key)
+
+    def fill(self, have: Callable[[Key], bool]) -> list[Request]:
+        """What to ask now, in the numbers of the source."""
+        found = self._window.fill(self._order.epoch, have)
+        if self._world_size == 1:
+            return found
+        return [Request(r.node, r.epoch, tuple(i * self._world_size + self._rank for i in r.indices)) for r in found]
+
+    def cancel_below(self) -> int | None:
+        """The epoch below which the nodes may forget what was asked, once, after that has changed."""
+        below, self._cancel_below = self._cancel_below, None
+        return below
+
+    def own(self, epoch: int, index: int) -> Key:
+        """Our key for the source's (epoch, index)."""
+        return (epoch, (index - self._rank) // self._world_size)
+
+    def arrived(self, node: int, epoch: int, index: int, payload: Payload, seconds: float) -> bool:
+        """A batch has come. False: nobody wants it."""
+        key = self.own(epoch, index)
+        wanted = self._window.arrived(key, node, payload.nbytes, seconds)
+        if wanted:
+            self._store[key] = payload
+        return wanted
+
+    def ended(self, node: int, epoch: int, index: int) -> None:
+        """Only streams end."""
+
+    def describe(self, key: Key) -> str:
+        """What is waited for, in words."""
+        return f"batch {key[1]} of epoch {key[0]}"
+
+    def node_opened(self, node: int, workers: int) -> None:
+        """See `Window.node_opened`."""
+        self._window.node_opened(node, workers)
+
+    def node_lost(self, node: int) -> int:
+        """See `Window.node_lost`."""
+        return self._window.node_lost(node)
+
+    @property
+    def level(self) -> tuple[int, int]:
+        """(asked for and not there, there and not taken)."""
+        return self._window.owed, self._window.stored
+
+    def clear(self) -> None:
+        """Nobody will take any of it."""
+        for payload in self._store.values():
+            payload.drop()
+        self._store.clear()
+
+
+class StreamStock:
+    """Batches in the order in which they came. A None in the queue is the end of a run, counted by the window, not data."""
+
+    def __init__(self, credits: Credits) -> None:
+        self._window = StreamWindow(credits)
+        self._queue: deque[Payload | None] = deque()
+        self._waiting = False
+        self._empty_runs = 0
+
+    def follow(self) -> None:
+        """Nothing to plan: tickets have no order."""
+
+    def take(self, key: Key) -> Payload | None:
+        """The next batch, whatever the key: one run follows the other, as from a generator with ``while True``."""
+        while self._queue:
+            payload = self._pop()
+            if payload is not None:
+                self._empty_runs = 0
+                return payload
+            self._empty_runs += 1
+            if self._empty_runs > 1:
+                return Broken(SourceError("the stream ended without giving a batch"))
+        return None
+
+    def take_in_run(self) -> tuple[bool, Payload | None]:
+        """(True, the next batch), (True, None) at the end of a run, (False, None) when neither has come."""
+        return (True, self._pop()) if self._queue else (False, None)
+
+    def _pop(self) -> Payload | None:
+        self._waiting = False
+        payload = self._queue.popleft()
+        if payload is not None:
+            self._window.taken()
+        return payload
+
+    def need(self, key: Key) -> None:
+        """Somebody waits."""
+        self._waiting = True
+
+    def fill(self, have: Callable[[Key], bool]) -> list[Request]:
+        """What to ask now."""
+        return self._window.fill(self._waiting)
+
+    def cancel_below(self) -> int | None:
+        """What a stream has given is never cancelled: it would be lost."""
+        return None
+
+    def own(self, epoch: int, index: int) -> Key:
+        """A ticket is a ticket."""
+        return (epoch, index)
+
+    def arrived(self, node: int, epoch: int, index: int, payload: Payload, seconds: float) -> bool:
+        """A batch has come. False: its ticket is not good any more."""
+        wanted = self._window.arrived((epoch, index), node, payload.nbytes, seconds)
+        if wanted:
+            self._queue.append(payload)
+        return wanted
+
+    def ended(self, node: int, epoch: int, index: int) -> None:
+        """A ticket got nothing."""
+        if self._window.ended((epoch, index), node):
+            self._queue.append(None)
+
+    def describe(self, key: Key) -> str:
+        """What is waited for, in words."""
+        return "the next batch"
+
+    def node_opened(self, node: int, workers: int) -> None:
+        """See `StreamWindow.node_opened`."""
+        self._window.node_opened(node, workers)
+
+    def node_lost(self, node: int) -> int:
+        """See `StreamWindow.node_lost`; the run may be over without this node."""
+        again = self._window.node_lost(node)
+        if self._window.end_run():
+            self._queue.append(None)
+        return again
+
+    @property
+    def level(self) -> tuple[int, int]:
+        """(asked for and not there, there and not taken)."""
+        return self._window.owed, self._window.stored
+
+    def clear(self) -> None:
+        """Nobody will take any of it."""
+        for payload in self._queue:
+            if payload is not None:
+                payload.drop()
+        self._queue.clear()
+
+
+Stock: TypeAlias = IndexedStock | StreamStock
