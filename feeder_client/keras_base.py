@@ -34,15 +34,16 @@ def _loaded() -> ModuleType:
     if os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True"):
         names.reverse()
     for name in names:
-        if name in sys.modules:
-            return sys.modules[name]
+        found = sys.modules.get(name)  # None: somebody forbids its import
+        if found is not None:
+            return found
     return _import(names[0])
 
 
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except ImportError as e:
+    except (ImportError, ValueError, TypeError) as e:  # the last two: "" and ".keras" are no names of modules
         raise ConfigError(
             f"FeederSequence needs Keras, and {name} can't be imported ({e}): pip install 'keras-feeder[tensorflow]', or use "
             "FeederClient, which needs none"

@@ -39,7 +39,8 @@ class Loan:
         self.returned: deque[str] = deque()  # appended to from any thread: deque.append is atomic
         self._limit = limit_bytes
         self._wake = wake
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}  # of all blocks in hand
+        self._handed: dict[str, int] = {}  # of those whose views the caller has
 
     @property
     def holds(self) -> tuple[str, ...]:
@@ -59,13 +60,21 @@ class Loan:
 
     def give_back(self, block: str) -> None:
         """Nobody looks at this block any more. From any thread."""
+        self._handed.pop(block, None)
         self._sizes.pop(block, None)
         self.returned.append(block)
         self._wake()
 
-    def copies_out(self) -> bool:
-        """Is so much in the caller's hands that the next batch should be copied?"""
-        return self.held_bytes > self._limit
+    def hand_out(self, block: str) -> bool:
+        """May the caller have views of this block? False: too much is in its hands already, copy the batch.
+
+        What has come and was not taken yet doesn't count: the window bounds that.
+        """
+        size = self._sizes.get(block, 0)
+        if self._handed and sum(list(self._handed.values())) + size > self._limit:
+            return False
+        self._handed[block] = size
+        return True
 
 
 @dataclass(slots=True)
@@ -97,7 +106,7 @@ class Borrowed:
     def open(self) -> object:
         """The batch: views of the block, or of a copy where the caller holds too many."""
         block: Bytes = np.frombuffer(self.mapped, np.uint8, self.nbytes)
-        if self.loan.copies_out():
+        if not self.loan.hand_out(self.block):
             data = codec.aligned_empty(self.nbytes)
             np.copyto(data, block)
             self.loan.give_back(self.block)

@@ -59,6 +59,7 @@ class ServeConfig:
             raise ConfigError(f"two sources have the same name: {', '.join(sorted(names))}")
         check_endpoint(self.bind, bind=True)
         _within("--workers", self.workers, 1, MAX_WORKERS)
+        _within("--memory", self.memory_bytes, 0, 1 << 60)
         _within("--seed", self.seed, 0, (1 << 64) - 1)
         _within("--max-retries", self.max_retries, 0, 1000)
         _within("--threads", self.threads, 1, 4096)
@@ -79,8 +80,9 @@ class ServeConfig:
 
 
 def _within(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} {value}: a whole number from {low} to {high} is needed")
+    # Not isinstance: True is an int for that. And a training script may hand over anything.
+    if type(value) is not int or not low <= value <= high:
+        raise ConfigError(f"{name} {value!r:.80}: a whole number from {low} to {high} is needed")
 
 
 def default_memory() -> int:

@@ -37,6 +37,7 @@ SLEEP_SECONDS, COMPUTE_SECONDS = 0.1, 0.04  # of one batch
 IMPORT_SECONDS, START_SECONDS = 5.0, 1.0  # guesses, for the bar only
 SILENT_SECONDS = 180.0  # a cold TensorFlow takes a minute on a slow disk; after that the trainer says something ten times a second
 STOP_SECONDS = 12.0  # the trainer ends its private server first, which may take 8
+ROUGH = 0.2  # epochs of one fit that differ by more than this share are worth a word
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 INSTALL = "pip install 'keras-feeder[tensorflow]'"
@@ -77,20 +78,28 @@ class Part:
 
 @dataclass
 class Figures:
-    """What was measured of one source: seconds per epoch by way."""
+    """What was measured of one source: the seconds of each counted epoch, by way."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    epochs: dict[str, list[float]] = field(default_factory=dict)
+
+    def seconds(self, way: str) -> float:
+        """Per epoch."""
+        return sum(self.epochs[way]) / len(self.epochs[way])
 
     def speed_up(self, way: str) -> float:
         """Against plain fit."""
-        return self.seconds["plain"] / self.seconds[way]
+        return self.seconds("plain") / self.seconds(way)
 
     def waited(self, way: str) -> float:
         """Share of an epoch that the training waited for data, 0..1.
 
         By comparison, not by a clock in ``__getitem__``: Keras calls that ahead of the step and from its own threads.
         """
-        return max(0.0, 1.0 - self.seconds["ready"] / self.seconds[way])
+        return max(0.0, 1.0 - self.seconds("ready") / self.seconds(way))
+
+    def spread(self) -> float:
+        """By how much two epochs of one way differ at most, as a share of the shorter one. Those from memory are too short to count."""
+        return max(max(epochs) / min(epochs) - 1.0 for way, epochs in self.epochs.items() if way != "ready")
 
 
 def run(workers: int | None = None, quick: bool = False, out: TextIO | Console | None = None) -> int:
@@ -269,7 +278,7 @@ def _show(console: Console, parts: Sequence[Part], trainer: Trainer) -> int:
                 done = (event["epoch"] + event["batches"] / part.args["batches"]) / (EPOCHS + 1)
                 bar.update(task, completed=before + done * expected)
             elif kind == "result":
-                figures[part.name].seconds[event["way"]] = sum(event["epochs"]) / len(event["epochs"])
+                figures[part.name].epochs[event["way"]] = event["epochs"]
                 before += expected
                 bar.update(task, completed=before)
                 say(console, f"  {_result(ways[part.name][event['way']][0], event)}")
@@ -277,6 +286,9 @@ def _show(console: Console, parts: Sequence[Part], trainer: Trainer) -> int:
         console.print()
         console.print(table(titles[name], {way: label for way, (label, _) in ways[name].items()}, found))
     say(console, "waited = 1 - (epoch from ready batches / epoch). First epochs are not counted.")
+    spread = max(found.spread() for found in figures.values())
+    if spread > ROUGH:
+        say(console, f"Epochs of one fit differ by up to {spread:.0%}: this machine is busy otherwise, and the figures are rough.")
     say(console, f"\n{NEXT}", style="bold")
     return DONE
 
@@ -317,9 +329,9 @@ def table(title: str, labels: Mapping[str, str], figures: Figures) -> Table:
     for name in ("s per epoch", "speed-up", "waited for data"):
         drawn.add_column(name, justify="right", overflow="fold")
     for way in ("plain", "threads", "feeder"):
-        row = f"{figures.seconds[way]:.2f}", f"{figures.speed_up(way):.1f} x", f"{figures.waited(way):.0%}"
+        row = f"{figures.seconds(way):.2f}", f"{figures.speed_up(way):.1f} x", f"{figures.waited(way):.0%}"
         drawn.add_row(labels[way], *row, style="bold green" if way == "feeder" else "")
-    drawn.add_row(labels["ready"], f"{figures.seconds['ready']:.2f}", "", "", style="dim")
+    drawn.add_row(labels["ready"], f"{figures.seconds('ready'):.2f}", "", "", style="dim")
     return drawn
 
 

@@ -91,9 +91,9 @@ def size_for(seconds: float) -> int:
     """How many images make a batch of `Augmented` that takes about so long on this machine."""
     source = Augmented(batches=1, size=SMALLEST)
     took = []
-    for _ in range(5):
+    for _ in range(15):
         start = time.perf_counter()
         source[0]
         took.append(time.perf_counter() - start)
-    # The median: the first runs are slow (nothing is in a cache yet), and one may be held up by another process.
-    return min(LARGEST, max(SMALLEST, round(SMALLEST * seconds / sorted(took)[2])))
+    # The shortest: the others were held up by something else.
+    return min(LARGEST, max(SMALLEST, round(SMALLEST * seconds / min(took))))

@@ -54,7 +54,8 @@ def waiting_for(snapshot: Snapshot) -> str:
     if loading:
         return f"loading {', '.join(loading)}"
     if snapshot.ready < snapshot.workers:
-        return f"{snapshot.workers - snapshot.ready} workers are starting"
+        missing = snapshot.workers - snapshot.ready
+        return f"{missing} workers are starting" if missing > 1 else "1 worker is starting"
     if not snapshot.clients:
         return "waiting for a client"
     if snapshot.queued:

@@ -110,7 +110,9 @@ class Gate:
                 self._client_of[identity] = message.client
             client = self._client_of.get(identity)
             if client is None:
-                raise ProtocolError("no Hello")
+                # Its lease ran out while it slept, or it wrote before it saw that the connection was a new one: it begins anew.
+                self._send(identity, [m.Unknown(bytes(16))])
+                return
             self.peers[client].seen = now
             yield client, message
 

@@ -12,8 +12,9 @@ was written, and a socket orders memory, so a reader sees all of it. A block is 
 in /dev/shm where there is room, else in the temporary directory. `multiprocessing.shared_memory` is not used: its resource
 tracker removes blocks of other processes before Python 3.13, and its rules for a block's life differ on Windows.
 
-A directory belongs to one living process, which holds a lock on the file ``alive`` in it. `sweep` removes those whose lock can
-be had: their process was killed.
+A directory belongs to one living process, which holds a lock on the file ``alive`` in it from before its first other file until
+after its last one. `sweep` removes those whose lock can be had: their process was killed. It goes by that file, not by a name
+alone: a folder of the user's that happens to be called feeder-something stays.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import re
 import shutil
 import stat
 import sys
@@ -36,6 +38,8 @@ from feeder_wire.messages import BLOCK_NAME
 log = logging.getLogger("feeder.arena")
 
 PREFIX = "feeder-"
+_MADE = re.compile(re.escape(PREFIX) + "[a-z0-9_]{8}")  # what tempfile.mkdtemp makes of it
+_ALIVE = "alive"
 # O_SHORT_LIVED: Windows keeps the file in memory while it can. O_NOFOLLOW: a block is never a link to somebody's file.
 _FLAGS = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_NOFOLLOW", 0)
 _CREATE = _FLAGS | os.O_CREAT | os.O_EXCL | getattr(os, "O_SHORT_LIVED", 0)
@@ -81,20 +85,38 @@ class PrivateDirectory:
         """Make it in `parent`. Raises OSError where that can't be done."""
         while True:
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-            self._lock: int | None = os.open(self.path / "alive", _CREATE & ~getattr(os, "O_SHORT_LIVED", 0), 0o600)
-            # A sweep that ran between mkdtemp and the lock may have taken the folder away: then make another.
-            if _try_lock(self._lock) and (self.path / "alive").exists():
+            try:
+                lock = os.open(self.path / _ALIVE, _CREATE & ~getattr(os, "O_SHORT_LIVED", 0), 0o600)
+            except FileNotFoundError:  # we were stopped for a minute, and a sweep took the empty folder for an old one
+                continue
+            except OSError:
+                _remove(self.path)
+                raise
+            # A sweep that had the lock before us is taking the folder away, or has done so: then make another.
+            if _locked(lock) and (self.path / _ALIVE).exists():
+                self._lock: int | None = lock
                 return
-            os.close(self._lock)
+            os.close(lock)
 
     def close(self) -> None:
         """Remove it and what is in it. On Windows a file that is still mapped somewhere stays for the next sweep."""
         if self._lock is None:
             return
-        # On Windows a locked file can't be removed: unlock first. The others would be swept in that moment: also fine.
-        os.close(self._lock)
-        self._lock = None
-        _remove(self.path)
+        lock, self._lock = self._lock, None
+        if sys.platform == "win32":
+            os.close(lock)  # an open file can't be removed there; a sweep in that moment is also fine
+            _remove(self.path)
+        else:
+            _remove(self.path)
+            os.close(lock)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        return _try_lock(fd)
+    except OSError as e:  # no locks in this file system (some network ones): then nobody's sweep can have one either
+        log.debug("going without a lock: %s", e)
+        return True
 
 
 def sweep(folders: Iterable[Path]) -> list[Path]:
@@ -102,31 +124,44 @@ def sweep(folders: Iterable[Path]) -> list[Path]:
     removed = []
     for folder in folders:
         for path in sorted(folder.glob(PREFIX + "*")):
-            if _abandoned(path):
-                _remove(path)
-                if not path.exists():
-                    removed.append(path)
+            if _MADE.fullmatch(path.name) and _take_away(path):
+                removed.append(path)
     return removed
 
 
-def _abandoned(path: Path) -> bool:
+def _take_away(path: Path) -> bool:
+    """Remove a directory if its process is gone. True: it was, and nothing of it is left."""
     try:
         info = path.lstat()
         if not stat.S_ISDIR(info.st_mode) or (hasattr(os, "getuid") and info.st_uid != os.getuid()):
             return False
         try:
-            lock = os.open(path / "alive", _FLAGS)
+            lock = os.open(path / _ALIVE, _FLAGS)
         except FileNotFoundError:
-            return time.time() - info.st_mtime > _YOUNG
+            # Still in the making, or its process died at that; with anything in it, it isn't one of ours.
+            if time.time() - info.st_mtime > _YOUNG:
+                path.rmdir()
+            return not path.exists()
         try:
-            return _try_lock(lock)
+            if os.fstat(lock).st_size or not _try_lock(lock):
+                return False
+            if sys.platform != "win32":
+                # Under the lock: a process between making ``alive`` and locking it must not get the folder meanwhile.
+                _remove(path)
         finally:
             os.close(lock)
+        if sys.platform == "win32":
+            # Nothing that is open can be removed or renamed there, our own handle included. A process that has just made the file
+            # has it open; so who can rename it is alone.
+            (path / _ALIVE).rename(path / "dying").rename(path / _ALIVE)
+            _remove(path)
+        return not path.exists()
     except OSError:
         return False
 
 
 def _try_lock(fd: int) -> bool:
+    """Lock a file for this process. False: another has the lock. Raises OSError where files can't be locked."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -136,13 +171,26 @@ def _try_lock(fd: int) -> bool:
             import fcntl
 
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except (BlockingIOError, PermissionError):
         return False
     return True
 
 
 def _remove(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
+    """Remove a directory of ours: plain files. ``alive`` goes last: while anything is left (Windows: mapped), a sweep has to find it."""
+    left = False
+    try:
+        for name in os.listdir(path):
+            if name != _ALIVE:
+                try:
+                    (path / name).unlink(missing_ok=True)  # a sweep elsewhere may be at it, too
+                except OSError:
+                    left = True
+        if not left:
+            (path / _ALIVE).unlink(missing_ok=True)
+            path.rmdir()
+    except OSError as e:
+        log.debug("%s stays for the next sweep: %s", path, e)
 
 
 @dataclass(slots=True)
@@ -183,7 +231,7 @@ class ArenaWriter:
         size = block_size(nbytes)
         fits = [b for b in self._free if size <= b.size <= 2 * size]
         if fits:
-            block = min(fits, key=lambda b: b.size)
+            block = min(reversed(fits), key=lambda b: b.size)  # of like sizes the one given back last: it may still be in the cache
             self._free.remove(block)
         else:
             self._shrink(size)

@@ -16,11 +16,17 @@ Sizes are bytes, durations seconds.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from feeder_wire.errors import ProtocolError, RemoteError
+from feeder_wire import fields
+from feeder_wire.errors import RemoteError
+from feeder_wire.fields import BLOCK_NAME as BLOCK_NAME
+from feeder_wire.fields import MAX_BATCH_BYTES as MAX_BATCH_BYTES
+from feeder_wire.fields import MAX_HEAD as MAX_HEAD
+from feeder_wire.fields import MAX_INDEX as MAX_INDEX
+from feeder_wire.fields import MAX_ITEMS as MAX_ITEMS
+from feeder_wire.fields import MAX_TEXT as MAX_TEXT
 
 WIRE_VERSION = 1
 """Goes up with every change that an older peer would misread."""
@@ -30,74 +36,6 @@ INLINE_BYTES = 32 * 1024
 
 CHUNK_BYTES = 1024 * 1024
 """Payload of one `Part`: large enough to keep the socket busy, small enough to stay in the cache while it is copied."""
-
-MAX_BATCH_BYTES = 1 << 40
-MAX_INDEX = (1 << 63) - 1
-MAX_TEXT = 256 * 1024
-MAX_ITEMS = 1 << 20
-BLOCK_NAME = re.compile(r"[01]-[0-9]{1,6}-[0-9]{1,9}-[0-9]{1,12}")
-"""place (which of the arena's directories), worker slot, generation of the worker, number: and nothing a path could hide in."""
-
-
-def _fail(message: object, what: str) -> None:
-    raise ProtocolError(f"{type(message).__name__}: {what}")
-
-
-def _int(message: object, value: object, high: int = MAX_INDEX, low: int = 0) -> None:
-    # `type(...) is int`, not isinstance: True is an int for isinstance, and numpy integers can't be packed.
-    if type(value) is not int or not low <= value <= high:
-        _fail(message, f"{value!r:.80} is not a whole number from {low} to {high}")
-
-
-def _text(message: object, *values: object) -> None:
-    for value in values:
-        if type(value) is not str or len(value) > MAX_TEXT:
-            _fail(message, f"{value!r:.80} is not a text of at most {MAX_TEXT} characters")
-
-
-def _blob(message: object, value: object, high: int) -> None:
-    if not isinstance(value, bytes) or len(value) > high:
-        _fail(message, f"{type(value).__name__} where at most {high} bytes were expected")
-
-
-def _session(message: object, value: object) -> None:
-    if type(value) is not bytes or len(value) != 16:
-        _fail(message, "a session is 16 bytes")
-
-
-def _seconds(message: object, value: object) -> None:
-    if type(value) not in (float, int) or not 0 <= value < 1e9:  # type: ignore[operator]
-        _fail(message, f"{value!r:.80} is not a duration in seconds")
-
-
-def _block(message: object, name: object, size: object, nbytes: object) -> None:
-    if type(name) is not str or not BLOCK_NAME.fullmatch(name):
-        _fail(message, f"{name!r:.80} is not the name of a block")
-    _int(message, size, MAX_BATCH_BYTES)
-    _int(message, nbytes, size)  # type: ignore[arg-type]
-
-
-def _blocks(message: object, names: object) -> tuple[str, ...]:
-    if not isinstance(names, (tuple, list)) or len(names) > MAX_ITEMS:
-        _fail(message, "blocks are a list of names")
-    for name in names:  # type: ignore[attr-defined]
-        if type(name) is not str or not BLOCK_NAME.fullmatch(name):
-            _fail(message, f"{name!r:.80} is not the name of a block")
-    return tuple(names)  # type: ignore[arg-type]
-
-
-def _error(message: object, value: object) -> RemoteError:
-    if isinstance(value, RemoteError):
-        return value
-    if not isinstance(value, (list, tuple)) or len(value) != 6:
-        _fail(message, "an error has six fields")
-    kind, type_name, builtins, text, traceback, where = value  # type: ignore[misc]
-    _text(message, kind, type_name, text, traceback, where)
-    if not isinstance(builtins, (list, tuple)) or len(builtins) > 64:
-        _fail(message, "the built-in bases of an error are a short list")
-    _text(message, *builtins)
-    return RemoteError(kind, type_name, tuple(builtins), text, traceback, where)
-
 
 # --------------------------------------------------------------------------------------------------------- client to node
 
@@ -116,10 +54,10 @@ class Hello:
     holds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _int(self, self.version, 1 << 31)
-        _session(self, self.client)
-        _text(self, self.name)
-        object.__setattr__(self, "holds", _blocks(self, self.holds))
+        fields.whole(self, self.version, 1 << 31)
+        fields.session(self, self.client)
+        fields.text(self, self.name)
+        object.__setattr__(self, "holds", fields.blocks(self, self.holds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +70,10 @@ class Open:
     maps: bool
 
     def __post_init__(self) -> None:
-        _session(self, self.session)
-        _text(self, self.source)
+        fields.session(self, self.session)
+        fields.text(self, self.source)
         if type(self.maps) is not bool:
-            _fail(self, "maps is true or false")
+            fields.fail(self, "maps is true or false")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +86,12 @@ class Ask:
     indices: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        _session(self, self.session)
-        _int(self, self.epoch)
+        fields.session(self, self.session)
+        fields.whole(self, self.epoch)
         if not isinstance(self.indices, (tuple, list)) or len(self.indices) > MAX_ITEMS:
-            _fail(self, "indices are a list")
+            fields.fail(self, "indices are a list")
         for index in self.indices:
-            _int(self, index)
+            fields.whole(self, index)
         object.__setattr__(self, "indices", tuple(self.indices))
 
 
@@ -166,8 +104,8 @@ class Cancel:
     epoch: int
 
     def __post_init__(self) -> None:
-        _session(self, self.session)
-        _int(self, self.epoch)
+        fields.session(self, self.session)
+        fields.whole(self, self.epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +116,7 @@ class Release:
     blocks: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "blocks", _blocks(self, self.blocks))
+        object.__setattr__(self, "blocks", fields.blocks(self, self.blocks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +127,7 @@ class Close:
     session: bytes
 
     def __post_init__(self) -> None:
-        _session(self, self.session)
+        fields.session(self, self.session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +138,7 @@ class Ping:
     number: int
 
     def __post_init__(self) -> None:
-        _int(self, self.number)
+        fields.whole(self, self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,13 +168,13 @@ class Welcome:
     lend_bytes: int
 
     def __post_init__(self) -> None:
-        _int(self, self.version, 1 << 31)
-        _text(self, self.node, self.nonce)
-        _int(self, self.workers, 1 << 20)
-        _int(self, self.lend_bytes, MAX_BATCH_BYTES)
+        fields.whole(self, self.version, 1 << 31)
+        fields.text(self, self.node, self.nonce)
+        fields.whole(self, self.workers, 1 << 20)
+        fields.whole(self, self.lend_bytes, MAX_BATCH_BYTES)
         if not isinstance(self.directories, (tuple, list)) or len(self.directories) > 2:
-            _fail(self, "an arena has at most two directories")
-        _text(self, *self.directories)
+            fields.fail(self, "an arena has at most two directories")
+        fields.text(self, *self.directories)
         object.__setattr__(self, "directories", tuple(self.directories))
 
 
@@ -249,7 +187,7 @@ class Refuse:
     text: str
 
     def __post_init__(self) -> None:
-        _text(self, self.kind, self.text)
+        fields.text(self, self.kind, self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,15 +203,15 @@ class Opened:
     notes: tuple[str, ...]  # what the user should know about this source, in words
 
     def __post_init__(self) -> None:
-        _session(self, self.session)
+        fields.session(self, self.session)
         if self.kind not in ("indexed", "stream"):
-            _fail(self, f"{self.kind!r:.40} is no kind of source")
-        _int(self, self.num_batches, low=-1)
-        _int(self, self.workers, 1 << 20)
-        _int(self, self.seed, (1 << 64) - 1)
+            fields.fail(self, f"{self.kind!r:.40} is no kind of source")
+        fields.whole(self, self.num_batches, low=-1)
+        fields.whole(self, self.workers, 1 << 20)
+        fields.whole(self, self.seed, (1 << 64) - 1)
         if not isinstance(self.notes, (tuple, list)) or len(self.notes) > 100:
-            _fail(self, "notes are a short list")
-        _text(self, *self.notes)
+            fields.fail(self, "notes are a short list")
+        fields.text(self, *self.notes)
         object.__setattr__(self, "notes", tuple(self.notes))
 
 
@@ -290,12 +228,12 @@ class Inline:
     seconds: float
 
     def __post_init__(self) -> None:
-        _session(self, self.session)
-        _int(self, self.epoch)
-        _int(self, self.index)
-        _blob(self, self.head, MAX_TEXT * 16)
-        _blob(self, self.data, INLINE_BYTES)
-        _seconds(self, self.seconds)
+        fields.session(self, self.session)
+        fields.whole(self, self.epoch)
+        fields.whole(self, self.index)
+        fields.blob(self, self.head, MAX_HEAD)
+        fields.blob(self, self.data, INLINE_BYTES)
+        fields.seconds(self, self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,12 +251,12 @@ class Lent:
     seconds: float
 
     def __post_init__(self) -> None:
-        _session(self, self.session)
-        _int(self, self.epoch)
-        _int(self, self.index)
-        _blob(self, self.head, MAX_TEXT * 16)
-        _block(self, self.block, self.size, self.nbytes)
-        _seconds(self, self.seconds)
+        fields.session(self, self.session)
+        fields.whole(self, self.epoch)
+        fields.whole(self, self.index)
+        fields.blob(self, self.head, MAX_HEAD)
+        fields.block(self, self.block, self.size, self.nbytes)
+        fields.seconds(self, self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,13 +276,13 @@ class Part:
     seconds: float
 
     def __post_init__(self) -> None:
-        _session(self, self.session)
-        _int(self, self.epoch)
-        _int(self, self.index)
-        _blob(self, self.head, MAX_TEXT * 16)
-        _int(self, self.nbytes, MAX_BATCH_BYTES)
-        _int(self, self.offset, self.nbytes)
-        _seconds(self, self.seconds)
+        fields.session(self, self.session)
+        fields.whole(self, self.epoch)
+        fields.whole(self, self.index)
+        fields.blob(self, self.head, MAX_HEAD)
+        fields.whole(self, self.nbytes, MAX_BATCH_BYTES)
+        fields.whole(self, self.offset, self.nbytes)
+        fields.seconds(self, self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,10 +296,10 @@ class Failed:
     error: RemoteError
 
     def __post_init__(self) -> None:
-        _session(self, self.session)
-        _int(self, self.epoch)
-        _int(self, self.index)
-        object.__setattr__(self, "error", _error(self, self.error))
+        fields.session(self, self.session)
+        fields.whole(self, self.epoch)
+        fields.whole(self, self.index)
+        object.__setattr__(self, "error", fields.error(self, self.error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,9 +312,9 @@ class Ended:
     index: int
 
     def __post_init__(self) -> None:
-        _session(self, self.session)
-        _int(self, self.epoch)
-        _int(self, self.index)
+        fields.session(self, self.session)
+        fields.whole(self, self.epoch)
+        fields.whole(self, self.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +325,7 @@ class Unknown:
     session: bytes
 
     def __post_init__(self) -> None:
-        _session(self, self.session)
+        fields.session(self, self.session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,8 +337,8 @@ class Progress:
     text: str
 
     def __post_init__(self) -> None:
-        _session(self, self.session)
-        _text(self, self.text)
+        fields.session(self, self.session)
+        fields.text(self, self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,7 +349,7 @@ class Retired:
     blocks: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "blocks", _blocks(self, self.blocks))
+        object.__setattr__(self, "blocks", fields.blocks(self, self.blocks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,7 +360,7 @@ class Pong:
     number: int
 
     def __post_init__(self) -> None:
-        _int(self, self.number)
+        fields.whole(self, self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,7 +372,7 @@ class Goodbye:
     text: str
 
     def __post_init__(self) -> None:
-        _text(self, self.kind, self.text)
+        fields.text(self, self.kind, self.text)
 
 
 ToNode: TypeAlias = Hello | Open | Ask | Cancel | Release | Close | Ping | Leave

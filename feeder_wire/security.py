@@ -18,6 +18,7 @@ import zmq.auth
 from feeder_wire.errors import ConfigError
 
 SERVER_NAME = "feeder"
+_Z85 = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def make_key_files(folder: Path, name: str = SERVER_NAME) -> tuple[Path, Path]:
     Raises:
         ConfigError: the files are there already, or can't be written.
     """
-    if not name or any(c in name for c in "/\\:*?\"<>|") or name.startswith("."):
+    if not name.isprintable() or not name.strip() or any(c in name for c in "/\\:*?\"<>|") or name.startswith("."):
         raise ConfigError(f"{name!r} can't be the name of a key file: use letters, digits and dashes")
     public, secret = folder / f"{name}.key", folder / f"{name}.key_secret"
     for path in (public, secret):
@@ -112,8 +113,9 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
         raise ConfigError(f"can't read the key file {path}: {e.strerror or 'no such file'}") from None
     except ValueError as e:
         raise ConfigError(f"{path} is not a key file: {e}") from None
-    if len(public) != 40 or (secret is not None and len(secret) != 40):
-        raise ConfigError(f"{path} is not a key file: a CURVE key has 40 characters")
+    for key in (public, secret):
+        if key is not None and not (len(key) == 40 and all(byte in _Z85 for byte in key)):
+            raise ConfigError(f"{path} is not a key file: a CURVE key is 40 characters of Z85")
     return public, secret
 
 
@@ -150,7 +152,7 @@ def check_endpoint(endpoint: str, *, bind: bool = False) -> None:
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
     if not host or any(c in host for c in "/ @"):
         raise ConfigError(what)
-    if not (port.isascii() and port.isdigit() and int(port) < 65536) and not (bind and port == "*"):
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 65536) and not (bind and port == "*"):
         raise ConfigError(what)
     if not bind and int(port) == 0:
         raise ConfigError(f"{endpoint!r}: port 0 is for servers (take a free one); use the port that the server printed")

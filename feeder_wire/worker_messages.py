@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from feeder_wire.errors import ProtocolError, RemoteError
-from feeder_wire.messages import INLINE_BYTES, MAX_TEXT, _blob, _block, _blocks, _error, _int, _seconds, _session
+from feeder_wire import fields
+from feeder_wire.errors import RemoteError
+from feeder_wire.fields import MAX_HEAD
+from feeder_wire.messages import INLINE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +28,9 @@ class Task:
     skip: int = 0
 
     def __post_init__(self) -> None:
-        _session(self, self.copy)
+        fields.session(self, self.copy)
         for value in (self.task, self.source, self.epoch, self.index, self.skip):
-            _int(self, value)
+            fields.whole(self, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Free:
     blocks: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "blocks", _blocks(self, self.blocks))
+        object.__setattr__(self, "blocks", fields.blocks(self, self.blocks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Drop:
     session: bytes
 
     def __post_init__(self) -> None:
-        _session(self, self.session)
+        fields.session(self, self.session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Retire:
     blocks: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "blocks", _blocks(self, self.blocks))
+        object.__setattr__(self, "blocks", fields.blocks(self, self.blocks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,9 @@ class Joined:
     token: bytes
 
     def __post_init__(self) -> None:
-        _int(self, self.slot)
-        _int(self, self.generation)
-        _blob(self, self.token, 64)
+        fields.whole(self, self.slot)
+        fields.whole(self, self.generation)
+        fields.blob(self, self.token, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,8 @@ class Loaded:
     sharded: bool
 
     def __post_init__(self) -> None:
-        _int(self, self.source)
-        _int(self, self.num_batches, low=-1)
+        fields.whole(self, self.source)
+        fields.whole(self, self.num_batches, low=-1)
         if self.kind not in ("indexed", "stream") or type(self.sharded) is not bool:
             raise ProtocolError(f"Loaded: {self.kind!r:.40} is no kind of source")
 
@@ -112,8 +114,8 @@ class LoadFailed:
     error: RemoteError
 
     def __post_init__(self) -> None:
-        _int(self, self.source)
-        object.__setattr__(self, "error", _error(self, self.error))
+        fields.whole(self, self.source)
+        object.__setattr__(self, "error", fields.error(self, self.error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +129,10 @@ class Made:
     seconds: float
 
     def __post_init__(self) -> None:
-        _int(self, self.task)
-        _blob(self, self.head, MAX_TEXT * 16)
-        _blob(self, self.data, INLINE_BYTES)
-        _seconds(self, self.seconds)
+        fields.whole(self, self.task)
+        fields.blob(self, self.head, MAX_HEAD)
+        fields.blob(self, self.data, INLINE_BYTES)
+        fields.seconds(self, self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +148,10 @@ class MadeBlock:
     seconds: float
 
     def __post_init__(self) -> None:
-        _int(self, self.task)
-        _blob(self, self.head, MAX_TEXT * 16)
-        _block(self, self.block, self.size, self.nbytes)
-        _seconds(self, self.seconds)
+        fields.whole(self, self.task)
+        fields.blob(self, self.head, MAX_HEAD)
+        fields.block(self, self.block, self.size, self.nbytes)
+        fields.seconds(self, self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +163,8 @@ class TaskFailed:
     error: RemoteError
 
     def __post_init__(self) -> None:
-        _int(self, self.task)
-        object.__setattr__(self, "error", _error(self, self.error))
+        fields.whole(self, self.task)
+        object.__setattr__(self, "error", fields.error(self, self.error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ class TaskEnded:
     task: int
 
     def __post_init__(self) -> None:
-        _int(self, self.task)
+        fields.whole(self, self.task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,7 @@ class Dropped:
     blocks: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "blocks", _blocks(self, self.blocks))
+        object.__setattr__(self, "blocks", fields.blocks(self, self.blocks))
 
 
 ToWorker: TypeAlias = Task | Free | Drop | Retire | Stop

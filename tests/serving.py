@@ -1,0 +1,221 @@
+"""Starts real nodes and scripts for tests, reads what they say, and stops them.
+
+    with serve(tmp_path, f"{SOURCES}:Numbers", workers=2) as node:     `feeder-server serve`, up once its endpoint line is out
+        FeederClient(node.endpoint) ...
+    with Script(tmp_path, "import feeder_client ...") as script:       a user's script, in a file of its own
+        assert script.wait() == 0, script.output
+
+Output is read through pipes by threads that end with the process; tests wait for conditions with `until`, never for a time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, TypeVar
+
+import pytest
+
+from tests.leaks import PREFIX
+
+SOURCES = Path(__file__).with_name("sources.py")
+SECONDS = 40.0  # for anything that a machine under load may take; never reached by a test that passes
+ON_WINDOWS = sys.platform == "win32"
+posix_signals = pytest.mark.skipif(ON_WINDOWS, reason="Windows has no such signals; the handler is tested by itself")
+
+_found = shutil.which("feeder-server", path=str(Path(sys.executable).parent))
+COMMAND = [_found] if _found else [sys.executable, "-m", "feeder_server.cli"]
+_READY = re.compile(r"^feeder-server ready at (tcp://\S+)$", re.MULTILINE)
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], what: str | Callable[[], str], seconds: float = SECONDS) -> T:
+    """Polls until `condition` gives something true, and returns that; fails with `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what if isinstance(what, str) else what()}")
+        time.sleep(0.02)
+    return found
+
+
+class Running:
+    """A process with its output gathered.
+
+    Args:
+        command: what to run.
+        cwd: its current folder.
+        env: added to the environment.
+    """
+
+    def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None) -> None:
+        self._lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        flags: dict[str, Any] = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if ON_WINDOWS else {}
+        self.popen = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8", **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="backslashreplace",
+            **flags,
+        )
+        assert self.popen.stdout is not None and self.popen.stderr is not None
+        self._readers = [
+            threading.Thread(target=self._read, args=(name, pipe), name=f"test-reads-{name}", daemon=True)
+            for name, pipe in (("stdout", self.popen.stdout), ("stderr", self.popen.stderr))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, name: str, pipe: IO[str]) -> None:
+        with pipe:
+            for line in pipe:
+                self._lines[name].append(line)
+
+    @property
+    def stdout(self) -> str:
+        """What it has written there so far."""
+        return "".join(self._lines["stdout"])
+
+    @property
+    def stderr(self) -> str:
+        """What it has written there so far."""
+        return "".join(self._lines["stderr"])
+
+    @property
+    def output(self) -> str:
+        """Both, for messages."""
+        return f"{self.popen.args!r} has ended with {self.popen.poll()}\n--- stdout\n{self.stdout}--- stderr\n{self.stderr}"
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.popen.pid
+
+    def says(self, text: str, seconds: float = SECONDS) -> None:
+        """Waits until its output holds `text`."""
+        until(lambda: text in self.stdout or text in self.stderr, lambda: f"{text!r} in {self.output}", seconds)
+
+    def signal(self, number: int) -> None:
+        """Sends it a signal."""
+        self.popen.send_signal(number)
+
+    def wait(self, seconds: float = SECONDS) -> int:
+        """Waits for its end and for the last of its output; returns the exit code."""
+        try:
+            code = self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still runs after {seconds:g} s: {self.output}") from None
+        for reader in self._readers:
+            reader.join(seconds)
+        return code
+
+    def stop(self) -> int:
+        """Asks it to end, and waits."""
+        if self.popen.poll() is None:
+            self.signal(signal.CTRL_BREAK_EVENT if ON_WINDOWS else signal.SIGTERM)
+        return self.wait()
+
+    def __enter__(self: T) -> T:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.popen.poll() is None:
+            try:
+                self.stop()
+            except AssertionError:
+                self.popen.kill()
+                self.popen.wait()
+                if error is None:
+                    raise
+
+
+class Serving(Running):
+    """``feeder-server serve``, of which `arguments` are the rest; see `serve`, which waits until it is ready."""
+
+    def __init__(self, cwd: Path, *arguments: str | Path, env: Mapping[str, str] | None = None) -> None:
+        super().__init__([*COMMAND, "serve", *map(str, arguments)], cwd, env)
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients connect; waits for the line that says so."""
+        found = until(lambda: _READY.search(self.stdout) or self.popen.poll() is not None, lambda: f"ready: {self.output}")
+        if found is True:  # it has ended: what it said last is on the way
+            self.wait()
+            found = _READY.search(self.stdout)
+        assert isinstance(found, re.Match), self.output
+        return found[1]
+
+
+@contextmanager
+def serve(cwd: Path, *arguments: str | Path, workers: int = 1, bind: str = "tcp://127.0.0.1:0", env: Mapping[str, str] | None = None) -> Iterator[Serving]:
+    """Starts a node, waits until it is ready, and stops it at the end. It has to end by itself, with exit code 0 or as it did."""
+    with Serving(cwd, *arguments, "--workers", str(workers), "--bind", bind, env=env) as node:
+        _ = node.endpoint
+        yield node
+
+
+class Script(Running):
+    """A user's script: `code` is written to a file in `cwd` and run by this Python."""
+
+    def __init__(self, cwd: Path, code: str, *arguments: str, env: Mapping[str, str] | None = None, name: str = "script.py") -> None:
+        path = cwd / name
+        path.write_text(textwrap.dedent(code), encoding="utf-8")
+        super().__init__([sys.executable, str(path), *arguments], cwd, env)
+
+
+def free_port() -> int:
+    """A port that was free a moment ago, for what has to be known before it is bound."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def arenas() -> set[Path]:
+    """feeder's folders in the private places of this test process."""
+    places = [os.environ.get("FEEDER_SHM_DIR"), os.environ["TMPDIR"]]
+    return {path for place in places if place for path in Path(place).glob(PREFIX + "*")}
+
+
+def arena_bytes() -> int:
+    """Size of all files in them."""
+    total = 0
+    for folder in arenas():
+        for path in folder.glob("*"):
+            try:
+                total += path.stat().st_size
+            except OSError:  # gone meanwhile
+                continue
+    return total
+
+
+def workers_of(pid: int) -> dict[int, Any]:
+    """The processes below `pid`, by process id."""
+    psutil = pytest.importorskip("psutil")
+    try:
+        return {child.pid: child for child in psutil.Process(pid).children(recursive=True)}
+    except psutil.NoSuchProcess:
+        return {}
+
+
+def alive(pids: Mapping[int, Any]) -> list[int]:
+    """Which of these (from `workers_of`) still run."""
+    psutil = pytest.importorskip("psutil")
+    return [pid for pid, process in pids.items() if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
