@@ -254,8 +254,8 @@ class FeederClient:
         length = "endless" if core.num_batches is None else f"{core.num_batches} batches"
         nodes = ", ".join(n.endpoint + ("" if n.connected else " (not connected)") for n in core.roster.nodes)
         return (
-            f"<{type(self).__name__} {core.options.source!r} ({length}) from {nodes}: {stats.workers} workers, epoch {epoch}, batch {position}, "
-            f"{stats.stored} ready, {stats.owed} on their way>"
+            f"<{type(self).__name__} {core.options.source!r} ({length}) from {nodes}: {stats.workers} workers, "
+            f"epoch {epoch}, batch {position}, {stats.stored} ready, {stats.owed} on their way>"
         )
 
 

@@ -84,6 +84,7 @@ class Core:
         self._order: Order | None = None
         self._stock: Stock | None = None
         self._kept: dict[Key, Any] = {}  # batches that were looked at and may be asked for again
+        self._notes: tuple[str, ...] = ()  # about the source, from the node, not yet said
         self._first: float | None = None
         self._counted = _Counted()
 
@@ -257,8 +258,16 @@ class Core:
                 self.give_up(e)
                 return
             self.roster.nodes[node].opened = opened
+            self._notes = opened.notes
+            if self.options.steps is None:
+                self._say_notes()  # else it may be endless, and they are about streams that end: see `ended`
             stock.node_opened(node, opened.workers)
             self._cond.notify_all()
+
+    def _say_notes(self) -> None:
+        for note in self._notes:
+            log.warning("%s", note)
+        self._notes = ()
 
     def _begin(self, opened: m.Opened) -> Stock:
         options = self.options
@@ -301,6 +310,7 @@ class Core:
         with self._cond:
             if self._stock is not None:
                 self._stock.ended(node, epoch, index)
+            self._say_notes()
             self._cond.notify_all()
 
     def progress(self, node: int, text: str) -> None:

@@ -20,6 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +144,9 @@ class LocalServer:
             for raw in self._process.stderr:
                 line = raw.decode("utf-8", "replace").rstrip()
                 self._tail.append(line)
-                try:
-                    print(line, file=sys.stderr)
-                except (OSError, ValueError, AttributeError):  # closed, None under pythonw, or the interpreter is ending
-                    pass
+                # It may be closed, None under pythonw, or the interpreter is ending.
+                with suppress(OSError, ValueError, AttributeError):
+                    sys.stderr.write(line + "\n")
 
     def _await_endpoint(self) -> str:
         deadline = time.monotonic() + START_SECONDS
@@ -178,10 +178,8 @@ class LocalServer:
         self._stopped = True
         process = getattr(self, "_process", None)
         if process is not None:
-            try:
+            with suppress(OSError):  # it is gone, with something unwritten
                 process.stdin.close()
-            except OSError:  # it is gone, with something unwritten
-                pass
             try:
                 process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:

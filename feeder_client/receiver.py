@@ -186,8 +186,6 @@ class Receiver:
                 core.connected(number)
                 connection.put(m.Open(self._session, core.options.source, connection.maps))
             case m.Opened():
-                for note in message.notes:
-                    log.warning("%s", note)
                 core.opened(number, message)
             case m.Failed():
                 core.failed_batch(number, message)

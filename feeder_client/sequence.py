@@ -44,7 +44,9 @@ class FeederSequence(FeederClient):
         made: FeederSequence = object.__new__(_made[key])
         return made
 
-    def __init__(self, *args: Any, keras: ModuleType | str | None = None, workers: int = 1, use_multiprocessing: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, keras: ModuleType | str | None = None, workers: int = 1, use_multiprocessing: bool = False, **kwargs: Any
+    ) -> None:
         """See the class."""
         if workers != 1 or use_multiprocessing:
             raise ConfigError(

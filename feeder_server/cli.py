@@ -107,17 +107,56 @@ def cli() -> None:
 
 @cli.command(short_help="Run a node: workers that make batches, and a socket that clients connect to.")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
-@click.option("-a", "--arg", "args", multiple=True, metavar="[NAME.]KEY=VALUE", help="Argument for the source's class or function; VALUE is a TOML value, else a string. Repeatable.")  # fmt: skip
-@click.option("-b", "--bind", default=DEFAULT_BIND, show_default=True, metavar="ENDPOINT", help="Where clients connect; port 0 takes a free one.")  # fmt: skip
+@click.option(
+    "-a",
+    "--arg",
+    "args",
+    multiple=True,
+    metavar="[NAME.]KEY=VALUE",
+    help="Argument for the source's class or function; VALUE is a TOML value, else a string. Repeatable.",
+)
+@click.option(
+    "-b",
+    "--bind",
+    default=DEFAULT_BIND,
+    show_default=True,
+    metavar="ENDPOINT",
+    help="Where clients connect; port 0 takes a free one.",
+)
 @click.option("-w", "--workers", type=int, default=None, metavar="N", help="Worker processes.  [default: usable cores]")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of everything random.")
-@click.option("--memory", default=None, metavar="SIZE", help="Cap on finished batches held by this node, for example 2GiB.  [default: 1GiB, less where there is less]")  # fmt: skip
-@click.option("--max-retries", type=int, default=2, show_default=True, metavar="N", help="Tries of a batch whose worker died, before the client is told.")  # fmt: skip
+@click.option(
+    "--memory",
+    default=None,
+    metavar="SIZE",
+    help="Cap on finished batches held by this node, for example 2GiB.  [default: 1GiB, less where there is less]",
+)
+@click.option(
+    "--max-retries",
+    type=int,
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Tries of a batch whose worker died, before the client is told.",
+)
 @click.option("--single", is_flag=True, help="Each source is run by one worker only: for streams that can't be shared out.")
 @click.option("--gpu", is_flag=True, help="Let workers see accelerators; they are hidden from them otherwise.")
 @click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="BLAS, OpenMP and OpenCV threads per worker.")
-@click.option("--keys", "keys_dir", type=click.Path(path_type=Path), default=None, metavar="DIR", help="This server's own CURVE key pair (feeder-server keygen DIR).")  # fmt: skip
-@click.option("--authorized-clients", type=click.Path(path_type=Path), default=None, metavar="DIR", help="Public keys (*.key) of the clients to let in.")  # fmt: skip
+@click.option(
+    "--keys",
+    "keys_dir",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="This server's own CURVE key pair (feeder-server keygen DIR).",
+)
+@click.option(
+    "--authorized-clients",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Public keys (*.key) of the clients to let in.",
+)
 @click.option("--insecure", is_flag=True, help="Allow a bind that other machines can reach without keys.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def serve(

@@ -15,121 +15,16 @@ one task is always allowed, so that a batch larger than the cap is served alone 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import TypeAlias
 
 from feeder_server.ledger import Ledger, Settled
+from feeder_server.work import Action, Assign, Bury, Job, Key, Remove, Send, Session, Ship, Slot, Source, Tell
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
 from feeder_wire.errors import RemoteError
 
-Key: TypeAlias = tuple[int, int]
 MAX_DEPTH = 64
 QUEUE_SECONDS = 0.010
 """Work that a worker may hold ahead: about fifty round trips, and little enough that nothing waits behind it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Assign:
-    """Give `task` to the worker in `slot`."""
-
-    slot: int
-    task: w.Task
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send `message` to `client`."""
-
-    client: bytes
-    message: m.ToClient
-
-
-@dataclass(frozen=True, slots=True)
-class Ship:
-    """Send the bytes of a block to `client` in parts, then call `shipped`."""
-
-    client: bytes
-    lent: m.Lent
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Send `message` to the worker in `slot`."""
-
-    slot: int
-    message: w.ToWorker
-
-
-@dataclass(frozen=True, slots=True)
-class Remove:
-    """Remove the files of these blocks: their worker is gone, and now their last reader is done too."""
-
-    blocks: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Bury:
-    """A worker is gone: remove its blocks' files but those in `keep`, which readers still hold or have yet to map."""
-
-    slot: int
-    generation: int
-    keep: tuple[str, ...]
-
-
-Action: TypeAlias = Assign | Send | Ship | Tell | Remove | Bury
-
-
-@dataclass(slots=True)
-class Source:
-    """What is known of one named source. `slots`: the workers that may make its batches."""
-
-    name: str
-    slots: frozenset[int]
-    kind: str = ""  # "indexed" or "stream", once a worker has loaded it
-    num_batches: int = -1
-    sharded: bool = False
-    seconds: float = 0.0  # moving average of one batch; 0: none made yet
-    nbytes: int = 0  # of a recent batch
-
-
-@dataclass(slots=True)
-class Session:
-    """One client reading one source."""
-
-    id: bytes
-    source: int
-    client: bytes
-    maps: bool
-    queue: deque[Key] = field(default_factory=deque)
-    wanted: set[Key] = field(default_factory=set)  # queued or under way
-    opened: bool = False
-    tries: dict[Key, int] = field(default_factory=dict)
-    run: int = 0  # streams: the run under way
-    over: set[int] = field(default_factory=set)  # streams: slots whose part of this run has ended
-    drawn: dict[int, int] = field(default_factory=dict)  # streams: batches of this run that each slot has delivered
-
-
-@dataclass(slots=True)
-class Job:
-    """A task under way."""
-
-    session: bytes
-    source: int
-    key: Key
-    nbytes: int  # expected
-
-
-@dataclass(slots=True)
-class Slot:
-    """One worker's place."""
-
-    generation: int = -1
-    loaded: set[int] = field(default_factory=set)
-    jobs: dict[int, Job] = field(default_factory=dict)  # in the order in which they were given
-    skip: dict[tuple[bytes, int], int] = field(default_factory=dict)  # streams: what a replacement must skip in (session, run)
-    ready: bool = False
 
 
 class Dispatch:
@@ -446,9 +341,3 @@ class Dispatch:
         if settled.remove:
             out.append(Remove(tuple(settled.remove)))
         return out
-
-
-def slots_of(names: Iterable[str], workers: int, single: bool) -> list[Source]:
-    """The sources of a node: each served by all workers, or with `single` each by one of them."""
-    everyone = frozenset(range(workers))
-    return [Source(name, frozenset({i % workers}) if single else everyone) for i, name in enumerate(names)]

@@ -21,9 +21,10 @@ import zmq
 
 from feeder_server.config import ServeConfig
 from feeder_server.crew import Crew
-from feeder_server.dispatch import Action, Assign, Bury, Dispatch, Remove, Send, Ship, Tell, slots_of
+from feeder_server.dispatch import Dispatch
 from feeder_server.gate import Gate
 from feeder_server.supervisor import Lost, Supervisor
+from feeder_server.work import Action, Assign, Bury, Remove, Send, Ship, Tell, slots_of
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
 from feeder_wire.arena import ArenaReader, PrivateDirectory, parents, sweep

@@ -120,7 +120,9 @@ _KINDS: dict[str, type[FeederError]] = {
     )
 }
 # Types whose instances need more than a message, or that would change how the interpreter behaves when raised.
-_NOT_MIXED = frozenset({"BaseException", "Exception", "StopIteration", "StopAsyncIteration", "KeyboardInterrupt", "SystemExit", "GeneratorExit"})
+_NOT_MIXED = frozenset(
+    {"BaseException", "Exception", "StopIteration", "StopAsyncIteration", "KeyboardInterrupt", "SystemExit", "GeneratorExit"}
+)
 _mixed: dict[tuple[str, str], type[FeederError]] = {}
 
 

@@ -7,7 +7,7 @@
     node ◀─── Joined, Loaded, LoadFailed, Made, MadeBlock, TaskFailed, TaskEnded, Dropped ── worker
 
 Every field is checked when a message is made, by the sender as well as by the receiver (`ProtocolError`), so code behind
-this file never checks again. docs/protocol.md describes the same in prose; frames.py puts messages into bytes.
+this file never checks again. The checks are in fields.py. docs/protocol.md describes the same in prose; frames.py puts messages into bytes.
 
 Names: a *session* is one client reading one source, 16 random bytes chosen by the client. A *key* is (epoch, index): for an
 indexed source the epoch and the number of the batch; for a stream the run (one run ends when the stream has ended) and a ticket.
@@ -72,8 +72,7 @@ class Open:
     def __post_init__(self) -> None:
         fields.session(self, self.session)
         fields.text(self, self.source)
-        if type(self.maps) is not bool:
-            fields.fail(self, "maps is true or false")
+        fields.flag(self, self.maps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +87,7 @@ class Ask:
     def __post_init__(self) -> None:
         fields.session(self, self.session)
         fields.whole(self, self.epoch)
-        if not isinstance(self.indices, (tuple, list)) or len(self.indices) > MAX_ITEMS:
-            fields.fail(self, "indices are a list")
-        for index in self.indices:
-            fields.whole(self, index)
-        object.__setattr__(self, "indices", tuple(self.indices))
+        object.__setattr__(self, "indices", fields.numbers(self, self.indices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +167,7 @@ class Welcome:
         fields.text(self, self.node, self.nonce)
         fields.whole(self, self.workers, 1 << 20)
         fields.whole(self, self.lend_bytes, MAX_BATCH_BYTES)
-        if not isinstance(self.directories, (tuple, list)) or len(self.directories) > 2:
-            fields.fail(self, "an arena has at most two directories")
-        fields.text(self, *self.directories)
-        object.__setattr__(self, "directories", tuple(self.directories))
+        object.__setattr__(self, "directories", fields.texts(self, self.directories, 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,15 +196,11 @@ class Opened:
 
     def __post_init__(self) -> None:
         fields.session(self, self.session)
-        if self.kind not in ("indexed", "stream"):
-            fields.fail(self, f"{self.kind!r:.40} is no kind of source")
+        fields.kind(self, self.kind)
         fields.whole(self, self.num_batches, low=-1)
         fields.whole(self, self.workers, 1 << 20)
         fields.whole(self, self.seed, (1 << 64) - 1)
-        if not isinstance(self.notes, (tuple, list)) or len(self.notes) > 100:
-            fields.fail(self, "notes are a short list")
-        fields.text(self, *self.notes)
-        object.__setattr__(self, "notes", tuple(self.notes))
+        object.__setattr__(self, "notes", fields.texts(self, self.notes, 100))
 
 
 @dataclass(frozen=True, slots=True)

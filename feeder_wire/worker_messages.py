@@ -101,8 +101,8 @@ class Loaded:
     def __post_init__(self) -> None:
         fields.whole(self, self.source)
         fields.whole(self, self.num_batches, low=-1)
-        if self.kind not in ("indexed", "stream") or type(self.sharded) is not bool:
-            raise ProtocolError(f"Loaded: {self.kind!r:.40} is no kind of source")
+        fields.kind(self, self.kind)
+        fields.flag(self, self.sharded)
 
 
 @dataclass(frozen=True, slots=True)
