@@ -105,7 +105,7 @@ def cli() -> None:
             reconfigure(errors="backslashreplace")  # a user's file name must not kill us in cp1252
 
 
-@cli.command(short_help="Run a node: workers that make batches, and a socket that clients connect to.")
+@cli.command(short_help="Run a node: workers that make batches, and a socket that clients connect to.", epilog=EXAMPLES)
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option(
     "-a",
