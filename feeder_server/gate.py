@@ -13,11 +13,12 @@ import errno
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
+from zmq.auth import Authenticator
 
 from feeder_server.config import ServeConfig
 from feeder_wire import frames
@@ -57,7 +58,7 @@ class Gate:
 
     def __init__(self, context: zmq.Context[Any], config: ServeConfig, arena: ArenaReader) -> None:
         self._arena = arena
-        self._auth: ThreadAuthenticator | None = None
+        self._auth: Authenticator | None = None
         self.peers: dict[bytes, Peer] = {}
         self._client_of: dict[bytes, bytes] = {}  # identity of a connection -> client
         self._banned: set[bytes] = set()
@@ -71,7 +72,8 @@ class Gate:
         self.socket.maxmsgsize = frames.MAX_FRAME
         self.socket.heartbeat_ivl, self.socket.heartbeat_timeout = 2000, 10000
         if config.keys is not None:
-            self._auth = ThreadAuthenticator(context, log=logging.getLogger("feeder.auth"))
+            # Not pyzmq's ThreadAuthenticator: its thread needs an asyncio loop that Windows doesn't have by default.
+            self._auth = Authenticator(context, log=logging.getLogger("feeder.auth"))
             self._auth.start()
             self._auth.configure_curve_callback(domain="*", credentials_provider=_Authorized(config.authorized))
             secure_server(self.socket, config.keys)
@@ -81,6 +83,23 @@ class Gate:
             self.close()
             raise EndpointError(_why_not_bound(config.bind, e)) from None
         self.endpoint: str = self.socket.last_endpoint.decode().rstrip("\0")
+
+    @property
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        """What to poll."""
+        return [self.socket] if self._auth is None else [self.socket, self._auth.zap_socket]
+
+    def authenticate(self) -> None:
+        """Answer libzmq's questions about the keys of those who connect."""
+        while self._auth is not None:
+            try:
+                question = self._auth.zap_socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            answering = self._auth.handle_zap_message(question)
+            # A coroutine for the sake of callbacks that wait; ours doesn't, so the first step is the whole way.
+            with suppress(StopIteration):
+                answering.send(None)
 
     def receive(self, now: float) -> Iterator[tuple[bytes, m.ToNode]]:
         """All that has come in, as (client, message). A client's first message is its `Hello`."""

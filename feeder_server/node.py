@@ -104,8 +104,8 @@ class Node:
         config = self._config
         self._supervisor = Supervisor(config.workers, self._setup, threads=config.threads, gpu=config.gpu)
         self._poller = zmq.Poller()
-        self._poller.register(self._gate.socket, zmq.POLLIN)
-        self._poller.register(self._crew.socket, zmq.POLLIN)
+        for socket in (*self._gate.sockets, self._crew.socket):
+            self._poller.register(socket, zmq.POLLIN)
         self._supervisor.poll(time.monotonic())
         return self._gate.endpoint
 
@@ -134,6 +134,7 @@ class Node:
         """One turn of the loop; waits at most `seconds` for something to happen."""
         self._poller.poll(int((0.002 if self._gate.busy else seconds) * 1000))
         now = time.monotonic()
+        self._gate.authenticate()
         for client, message in self._gate.receive(now):
             self._act(self._from_client(client, message))
         for slot, report in self._crew.receive():
