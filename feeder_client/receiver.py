@@ -214,6 +214,8 @@ class Receiver:
                 connection.close()
             except (zmq.ZMQError, AttributeError) as e:  # it never opened
                 log.debug("closing %s: %s", connection.endpoint, e)
+            if connection.loan is not None:
+                connection.loan.reader.close()  # Windows doesn't remove a file that somebody has mapped
         self._context.term()
         self._ear.close()
         self._bell.close()
