@@ -13,6 +13,7 @@ No ``if __name__ == "__main__"`` is needed for any of it: the demo starts `main`
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -143,7 +144,7 @@ def _measure(keras: Any, base: type[Any], part: Mapping[str, Any], epochs: int, 
         clock = _clock(keras, link)
         model.fit(data, epochs=epochs + 1, verbose=0, callbacks=[clock], **options)
         ends = clock.ends
-        took = [later - earlier for earlier, later in zip(ends, ends[1:], strict=False)]
+        took = [later - earlier for earlier, later in itertools.pairwise(ends)]
         link.say("result", source=part["name"], way=way, epochs=took, started_seconds=started_seconds)
 
     def in_process(way: str, get: Callable[[int], Any], threads: int = 0) -> None:
@@ -169,7 +170,7 @@ def _measure(keras: Any, base: type[Any], part: Mapping[str, Any], epochs: int, 
 def _dataset(base: type[Any], get: Callable[[int], Any], length: int, options: Mapping[str, Any]) -> Any:
     """What users write by hand: a PyDataset (Keras 3) or Sequence (Keras 2)."""
 
-    class Data(base):  # type: ignore[misc, valid-type]
+    class Data(base):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(**options)
 
@@ -212,12 +213,12 @@ def _clock(keras: Any, link: Link) -> Any:
             now = time.perf_counter()
             if now - self.said >= STEP_SECONDS:
                 self.said = now
-                link.say("step", batches=batch + 1, epoch=self.epoch)
+                link.say("step", done=self.epoch + (batch + 1) / self.params["steps"])
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             self.ends.append(time.perf_counter())
             self.epoch = epoch + 1
-            link.say("step", batches=0, epoch=self.epoch)
+            link.say("step", done=self.epoch)
 
     return Clock()
 

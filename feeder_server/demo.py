@@ -4,7 +4,6 @@
     bar, table   ◀─ events ──
 
 The trainer is another process because a server knows neither Keras nor the client; TensorFlow and what it prints stay there too.
-Everything drawn here is plain ASCII, but for what rich draws by itself where the output can show it.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from feeder_server.config import MAX_WORKERS, usable_cores
+from feeder_server.demo_figures import ROUGH, Figures, progress, say, table
 from feeder_server.demo_source import size_for
 from feeder_wire.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
-    from rich.table import Table
 
 EPOCHS = 2  # counted; one more comes first
 THREADS = 4
@@ -37,7 +36,6 @@ SLEEP_SECONDS, COMPUTE_SECONDS = 0.1, 0.04  # of one batch
 IMPORT_SECONDS, START_SECONDS = 5.0, 1.0  # guesses, for the bar only
 SILENT_SECONDS = 180.0  # a cold TensorFlow takes a minute on a slow disk; after that the trainer says something ten times a second
 STOP_SECONDS = 12.0  # the trainer ends its private server first, which may take 8
-ROUGH = 0.2  # epochs of one fit that differ by more than this share are worth a word
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 INSTALL = "pip install 'keras-feeder[tensorflow]'"
@@ -76,32 +74,6 @@ class Part:
         }
 
 
-@dataclass
-class Figures:
-    """What was measured of one source: the seconds of each counted epoch, by way."""
-
-    epochs: dict[str, list[float]] = field(default_factory=dict)
-
-    def seconds(self, way: str) -> float:
-        """Per epoch."""
-        return sum(self.epochs[way]) / len(self.epochs[way])
-
-    def speed_up(self, way: str) -> float:
-        """Against plain fit."""
-        return self.seconds("plain") / self.seconds(way)
-
-    def waited(self, way: str) -> float:
-        """Share of an epoch that the training waited for data, 0..1.
-
-        By comparison, not by a clock in ``__getitem__``: Keras calls that ahead of the step and from its own threads.
-        """
-        return max(0.0, 1.0 - self.seconds("ready") / self.seconds(way))
-
-    def spread(self) -> float:
-        """By how much two epochs of one way differ at most, as a share of the shorter one. Those from memory are too short to count."""
-        return max(max(epochs) / min(epochs) - 1.0 for way, epochs in self.epochs.items() if way != "ready")
-
-
 def run(workers: int | None = None, quick: bool = False, out: TextIO | Console | None = None) -> int:
     """Measure, and show it.
 
@@ -124,7 +96,7 @@ def run(workers: int | None = None, quick: bool = False, out: TextIO | Console |
     parts = plan(workers, quick, usable_cores())
     trainer = Trainer({"epochs": EPOCHS, "parts": [asdict(part) for part in parts]})
     try:
-        return _show(console, parts, trainer)
+        return Show(console, parts).follow(trainer.events())
     except KeyboardInterrupt:
         say(console, "Interrupted.")
         return INTERRUPTED
@@ -186,11 +158,9 @@ class Trainer:
         for reader in self._readers:
             reader.start()
         assert self._process.stdin is not None
-        try:
+        with suppress(OSError):  # it died at once: `events` says why
             self._process.stdin.write(json.dumps(plan).encode() + b"\n")
             self._process.stdin.flush()
-        except OSError:  # it died at once: `events` says why
-            pass
 
     def _listen(self, pipe: IO[bytes]) -> None:
         with pipe:
@@ -205,7 +175,7 @@ class Trainer:
                 self._tail.append(line.decode("utf-8", "replace").rstrip())
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What the trainer says, up to its end. An end that is no good one is an event too: ``error``."""
+        """What the trainer says, up to its end. An end that it has not explained by then is an event too: ``error``."""
         heard = time.monotonic()
         while True:
             try:
@@ -221,17 +191,15 @@ class Trainer:
             heard = time.monotonic()
             yield json.loads(line)
         code = self._process.wait()
-        if code not in (DONE, FAILED):  # FAILED has said why
+        if code != DONE:
             self._readers[1].join(2.0)
             yield {"event": "error", "text": "\n".join([*self._tail, f"the training process ended with exit code {code}"])}
 
     def stop(self) -> None:
         """End it, with its private server. Takes no time if it has ended by itself; may be called again."""
         assert self._process.stdin is not None
-        try:
+        with suppress(OSError):
             self._process.stdin.close()
-        except OSError:
-            pass
         try:
             self._process.wait(STOP_SECONDS)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C means it
@@ -246,97 +214,74 @@ def trainer_command() -> list[str]:
     return [sys.executable, "-c", _BOOT]
 
 
-def _show(console: Console, parts: Sequence[Part], trainer: Trainer) -> int:
-    """Follow the trainer to its end, and print the tables. Returns the exit code."""
-    ways = {part.name: part.ways() for part in parts}
-    titles = {part.name: part.title for part in parts}
-    figures = {part.name: Figures() for part in parts}
-    total = IMPORT_SECONDS + sum(seconds for way in ways.values() for _, seconds in way.values())
-    say(console, f"A small Keras model, trained from slow data in three ways; takes about {total:.0f} s. Ctrl-C stops it.")
-    before = 0.0  # expected seconds of what is done
-    part, now, expected = parts[0], "starting Keras", IMPORT_SECONDS
-    with _progress(console) as bar:
-        task = bar.add_task(now, total=total)
-        for event in trainer.events():
-            kind = event["event"]
-            if kind in ("missing", "error"):
-                bar.stop()
-                return _missing(console, event["text"]) if kind == "missing" else _failed(console, now, event["text"])
-            if kind == "note":
-                say(console, f"  note: {event['text']}")
-            elif kind == "trainer":
-                say(console, f"Keras {event['keras']} on {event['backend']}, CPU only; {usable_cores()} usable cores")
-                before = IMPORT_SECONDS
-            elif kind == "begin":
-                part = next(p for p in parts if p.name == event["source"])
-                label, expected = ways[part.name][event["way"]]
-                now = f"{part.name}: {label}"
-                if event["way"] == "ready":
-                    say(console, f"\n{part.title}", style="bold")
-                bar.update(task, description=now, completed=before)
-            elif kind == "step":
-                done = (event["epoch"] + event["batches"] / part.args["batches"]) / (EPOCHS + 1)
-                bar.update(task, completed=before + done * expected)
-            elif kind == "result":
-                figures[part.name].epochs[event["way"]] = event["epochs"]
-                before += expected
-                bar.update(task, completed=before)
-                say(console, f"  {_result(ways[part.name][event['way']][0], event)}")
-    for name, found in figures.items():
-        console.print()
-        console.print(table(titles[name], {way: label for way, (label, _) in ways[name].items()}, found))
-    say(console, "waited = 1 - (epoch from ready batches / epoch). First epochs are not counted.")
-    spread = max(found.spread() for found in figures.values())
-    if spread > ROUGH:
-        say(console, f"Epochs of one fit differ by up to {spread:.0%}: this machine is busy otherwise, and the figures are rough.")
-    say(console, f"\n{NEXT}", style="bold")
-    return DONE
+class Show:
+    """Follows the trainer: a bar and lines while it measures, tables at the end."""
+
+    def __init__(self, console: Console, parts: Sequence[Part]) -> None:
+        self._console = console
+        self._parts = {part.name: part for part in parts}
+        self._ways = {part.name: part.ways() for part in parts}
+        self._figures = {part.name: Figures() for part in parts}
+        self._total = IMPORT_SECONDS + sum(seconds for ways in self._ways.values() for _, seconds in ways.values())
+        self._now = "starting Keras"
+        self._before = 0.0  # expected seconds of what is done
+        self._expected = IMPORT_SECONDS  # and of what is under way
+
+    def follow(self, events: Iterable[Mapping[str, Any]]) -> int:
+        """Show events up to the last one. Returns the exit code."""
+        say(self._console, f"Training a small Keras model from slow data in three ways: about {self._total:.0f} s.")
+        with progress(self._console) as bar:
+            task = bar.add_task(self._now, total=self._total)
+            for event in events:
+                if event["event"] in ("missing", "error"):
+                    bar.stop()
+                    return self._missing(event["text"]) if event["event"] == "missing" else self._failed(event["text"])
+                done = self._take(event)
+                bar.update(task, description=self._now, completed=self._before + done * self._expected)
+        self._print_tables()
+        return DONE
+
+    def _take(self, event: Mapping[str, Any]) -> float:
+        """Take one event in. Returns how much is done of what is under way, 0..1."""
+        kind = event["event"]
+        if kind == "note":
+            say(self._console, f"  note: {event['text']}")
+        elif kind == "trainer":
+            say(self._console, f"Keras {event['keras']} on {event['backend']}, CPU only; {usable_cores()} usable cores")
+            self._before, self._expected = IMPORT_SECONDS, 0.0
+        elif kind == "begin":
+            label, self._expected = self._ways[event["source"]][event["way"]]
+            self._now = f"{event['source']}: {label}"
+            if event["way"] == "ready":
+                say(self._console, f"\n{self._parts[event['source']].title}", style="bold")
+        elif kind == "step":
+            return float(event["done"]) / (EPOCHS + 1)
+        elif kind == "result":
+            self._figures[event["source"]].epochs[event["way"]] = event["epochs"]
+            self._before, self._expected = self._before + self._expected, 0.0
+            say(self._console, f"  {_result(self._ways[event['source']][event['way']][0], event)}")
+        return 0.0
+
+    def _print_tables(self) -> None:
+        for name, figures in self._figures.items():
+            labels = {way: label for way, (label, _) in self._ways[name].items()}
+            self._console.print()
+            self._console.print(table(self._parts[name].title, labels, figures))
+        say(self._console, "\nwaited = 1 - (epoch from ready batches / epoch). First epochs are not counted.")
+        spread = max(figures.spread() for figures in self._figures.values())
+        if spread > ROUGH:
+            say(self._console, f"Epochs of one fit differ by up to {spread:.0%}: a busy machine, rough figures.")
+        say(self._console, f"\n{NEXT}", style="bold")
+
+    def _missing(self, why: str) -> int:
+        say(self._console, f"The demo trains a Keras model, and Keras can't be imported here:\n  {why.strip()}\nInstall it:  {INSTALL}")
+        return USAGE
+
+    def _failed(self, why: str) -> int:
+        say(self._console, f"{why.rstrip()}\nThe demo failed ({self._now}).")
+        return FAILED
 
 
 def _result(label: str, event: Mapping[str, Any]) -> str:
     text = f"{label:<26} " + " and ".join(f"{seconds:.2f}" for seconds in event["epochs"]) + " s"
-    return text + (f" (first batch {event['started_seconds']:.1f} s after the start)" if event["started_seconds"] else "")
-
-
-def _missing(console: Console, why: str) -> int:
-    say(console, f"The demo trains a Keras model, and Keras can't be imported here ({why.strip()}).\nInstall it:  {INSTALL}")
-    return USAGE
-
-
-def _failed(console: Console, now: str, why: str) -> int:
-    say(console, f"{why.rstrip()}\nThe demo failed ({now}).")
-    return FAILED
-
-
-def _progress(console: Console) -> Progress:
-    """A bar on a terminal; nothing but the lines printed meanwhile elsewhere."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-    from rich.table import Column
-
-    live = console.is_terminal and not console.is_dumb_terminal
-    # "crop": what doesn't fit would get an ellipsis otherwise, which is not ASCII.
-    name = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="crop"))
-    return Progress(name, BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console, transient=True, disable=not live)
-
-
-def table(title: str, labels: Mapping[str, str], figures: Figures) -> Table:
-    """The figures of one source; the last row is what the model alone needs."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    drawn = Table(title=title, title_justify="left", box=SIMPLE_HEAD, title_style="bold", show_edge=False, pad_edge=False)
-    drawn.add_column("", min_width=26, overflow="fold")
-    for name in ("s per epoch", "speed-up", "waited for data"):
-        drawn.add_column(name, justify="right", overflow="fold")
-    for way in ("plain", "threads", "feeder"):
-        row = f"{figures.seconds(way):.2f}", f"{figures.speed_up(way):.1f} x", f"{figures.waited(way):.0%}"
-        drawn.add_row(labels[way], *row, style="bold green" if way == "feeder" else "")
-    drawn.add_row(labels["ready"], f"{figures.seconds('ready'):.2f}", "", "", style="dim")
-    return drawn
-
-
-def say(console: Console, text: str, style: str = "") -> None:
-    """Print as it stands, whatever the output can show: no markup, no wrapping, and no character that it doesn't have."""
-    encoding = console.encoding
-    shown = text.encode(encoding, "backslashreplace").decode(encoding)
-    console.print(shown, style=style, markup=False, highlight=False, soft_wrap=True)
+    return text + (f" (first batch after {event['started_seconds']:.1f} s)" if event["started_seconds"] else "")

@@ -22,6 +22,7 @@ ALLOWED = {
     "zmq": {
         "feeder_server/node.py",
         "feeder_server/gate.py",
+        "feeder_server/crew.py",
         "feeder_server/link.py",
         "feeder_client/receiver.py",
         "feeder_client/connection.py",
@@ -36,6 +37,7 @@ ALLOWED = {
         "feeder_client/tf_dataset.py",
         "feeder_client/torch_dataset.py",
         "feeder_client/callbacks.py",
+        "feeder_client/demo_trainer.py",
         "feeder_server/demo.py",
         "feeder_server/demo_source.py",
         "feeder_server/seeding.py",
