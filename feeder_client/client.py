@@ -225,6 +225,31 @@ class FeederClient:
         """What is handed out for a batch: the batch. The Keras adapter has its own."""
         return batch
 
+    def as_tf_dataset(self, output_signature: Any = None) -> Any:
+        """A ``tf.data.Dataset`` of these batches; every iteration over it is one pass. See `feeder_client.tf_dataset`.
+
+        Args:
+            output_signature: as of ``tf.data.Dataset.from_generator``; None: dtypes and ranks as in the first batch, which is looked
+                at now and handed out again, with every length open.
+
+        Raises:
+            ConfigError: TensorFlow is not installed.
+            UnsupportedBatch: TensorFlow has no such type.
+        """
+        from feeder_client.tf_dataset import make_tf_dataset
+
+        return make_tf_dataset(self, output_signature)
+
+    def as_torch_dataset(self) -> Any:
+        """A torch ``IterableDataset`` of these batches, for ``DataLoader(dataset, batch_size=None)``. See `feeder_client.torch_dataset`.
+
+        Raises:
+            ConfigError: torch is not installed.
+        """
+        from feeder_client.torch_dataset import make_torch_dataset
+
+        return make_torch_dataset(self)
+
     def stats(self) -> Stats:
         """Counters, see `Stats`."""
         return replace(self._core.stats(), borrowed_bytes=self._receiver.borrowed_bytes())

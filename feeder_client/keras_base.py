@@ -10,6 +10,8 @@ from typing import Any
 
 from feeder_wire.errors import ConfigError
 
+_BASES = ("PyDataset", "Sequence")
+
 
 def find_base(keras: ModuleType | str | None = None) -> type[Any]:
     """The base class for a dataset: ``keras.utils.PyDataset`` in Keras 3, ``Sequence`` in Keras 2 and tf_keras.
@@ -22,11 +24,24 @@ def find_base(keras: ModuleType | str | None = None) -> type[Any]:
     """
     module = _import(keras) if isinstance(keras, str) else keras or _loaded()
     utils = getattr(module, "utils", None)
-    for name in ("PyDataset", "Sequence"):
+    for name in _BASES:
         found = getattr(utils, name, None)
         if isinstance(found, type):
             return found
     raise ConfigError(f"keras={keras!r} has neither utils.PyDataset nor utils.Sequence: pass the module whose model.fit you call")
+
+
+def base_of(cls: type[Any], adapter: type[Any]) -> type[Any]:
+    """Keras' class among the bases of `cls`, which `FeederSequence` (`adapter`) has made, or the user from one that it has made."""
+    for base in cls.__mro__:
+        if base.__name__ in _BASES and not issubclass(base, adapter):
+            return base
+    raise ConfigError(f"{cls.__name__} has no Keras class among its bases: make it by calling it")
+
+
+def announces_passes(base: type[Any]) -> bool:
+    """Does a Keras with this class for its datasets say when a pass begins? Keras 2 doesn't."""
+    return hasattr(base, "on_epoch_begin")
 
 
 def _loaded() -> ModuleType:

@@ -27,7 +27,7 @@ from typing import Any
 from feeder_client.connection import Keys
 from feeder_client.unpicklable import explain
 from feeder_wire.arena import PrivateDirectory, parents
-from feeder_wire.errors import ConfigError, FeederError, NodeUnreachable, RemoteError, rebuild
+from feeder_wire.errors import ConfigError, FeederError, NodeUnreachable, of_kind
 from feeder_wire.parcel import pack
 from feeder_wire.security import KeyPair
 
@@ -162,7 +162,7 @@ class LocalServer:
         said = json.loads(line)
         if "error" in said:
             kind, text = said["error"]
-            raise rebuild(RemoteError(kind, kind, (), text, ""), "")
+            raise of_kind(kind, text)
         return str(said["endpoint"])
 
     def ended(self) -> str | None:

@@ -22,7 +22,7 @@ from feeder_client.connection import Connection, Keys
 from feeder_client.core import Core
 from feeder_client.payload import Payload
 from feeder_wire import messages as m
-from feeder_wire.errors import AuthenticationError, FeederError, NodeUnreachable, ProtocolError, RemoteError, rebuild
+from feeder_wire.errors import AuthenticationError, FeederError, NodeUnreachable, ProtocolError, of_kind
 
 log = logging.getLogger("feeder.client")
 
@@ -200,7 +200,7 @@ class Receiver:
 
     def _refused(self, number: int, message: m.Refuse | m.Goodbye) -> None:
         if message.kind:
-            self._core.failed(number, rebuild(RemoteError(message.kind, message.kind, (), message.text, ""), ""))
+            self._core.failed(number, of_kind(message.kind, message.text, getattr(message, "builtins", ())))
         else:
             self._core.lost(number, f"the server was stopped ({message.text})")
 

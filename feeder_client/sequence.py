@@ -3,6 +3,9 @@
 Keras 3 wants a `PyDataset`, Keras 2 and tf_keras a `Sequence`, and each refuses the other's. So the class gets its base when the
 first object of it is made: ``FeederSequence(...)`` gives an instance of a class derived from this one and from that base.
 
+Keras 2 never says that a pass begins. But it asks for the length in the same thread right before, which the peek in front of it does
+not, and this is taken for the word: see `FeederSequence._heed_keras_2`.
+
 Keras takes less than sources give. Before a batch is handed to it, nested lists become tuples, a trailing None goes, arrays
 become native-endian and C-contiguous; a list at the top stays one, for Keras reads it as (x, y, sample_weight). Nothing is ever
 split, joined or re-batched. `FeederClient` hands out what the source returned, unchanged.
@@ -10,13 +13,16 @@ split, joined or re-batched. `FeederClient` hands out what the source returned, 
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from feeder_client.client import FeederClient
-from feeder_client.keras_base import find_base
+from feeder_client.keras_base import announces_passes, base_of, find_base
 from feeder_client.local import LocalServer
 from feeder_wire.errors import ConfigError
 
@@ -45,27 +51,87 @@ class FeederSequence(FeederClient):
         return made
 
     def __init__(
-        self, *args: Any, keras: ModuleType | str | None = None, workers: int = 1, use_multiprocessing: bool = False, **kwargs: Any
+        self,
+        *args: Any,
+        keras: ModuleType | str | None = None,
+        workers: int = 1,
+        use_multiprocessing: bool = False,
+        max_queue_size: int = 10,
+        **kwargs: Any,
     ) -> None:
-        """See the class."""
-        if workers != 1 or use_multiprocessing:
-            raise ConfigError(
-                "workers and use_multiprocessing are Keras' own and stay at 1 and False: the workers are the server's. For more of them "
-                "start the server with --workers, or use FeederSequence.local(..., workers=4)"
-            )
+        """See the class. `max_queue_size` is taken as every Keras dataset takes it, and changes nothing."""
+        _refuse(workers > 1 or use_multiprocessing)
         self._init_keras()
         super().__init__(*args, **kwargs)
 
     def _init_local(self, running: LocalServer, options: dict[str, Any]) -> None:
         options.pop("keras", None)
+        options.pop("max_queue_size", None)
+        _refuse(options.pop("use_multiprocessing", False))
         self._init_keras()
         super()._init_local(running, options)
 
     def _init_keras(self) -> None:
-        # PyDataset keeps its settings there; Keras 2's Sequence has no __init__ of its own.
-        for base in type(self).__mro__:
-            if base.__name__ == "PyDataset":
-                base.__init__(self)  # type: ignore[misc]
+        base = base_of(type(self), FeederSequence)
+        self._pid = os.getpid()
+        self._announces_passes = announces_passes(base)
+        self._sweeper: int | None = None  # the thread that has asked for the length, and for no batch since
+        if base.__name__ == "PyDataset":  # it keeps its settings there; Keras 2's Sequence has no __init__ of its own
+            base.__init__(self)
+
+    @property
+    def workers(self) -> int:
+        """Keras' own setting, always 1: no threads of Keras' are wanted between it and batches that are ready."""
+        return 1
+
+    @workers.setter
+    def workers(self, value: int) -> None:
+        _refuse(value > 1)
+
+    @property
+    def use_multiprocessing(self) -> bool:
+        """Keras' own setting, always False."""
+        return False
+
+    @use_multiprocessing.setter
+    def use_multiprocessing(self, value: bool) -> None:
+        _refuse(value)
+
+    @property
+    def num_batches(self) -> int | None:
+        """See `FeederClient.num_batches`."""
+        self._heed_length()
+        return super().num_batches
+
+    def __len__(self) -> int:
+        """See `FeederClient.__len__`."""
+        self._heed_length()
+        return super().__len__()
+
+    def __getitem__(self, index: int) -> Any:
+        """See `FeederClient.__getitem__`."""
+        if os.getpid() != self._pid:  # first of all: locks that were held at the fork stay so for ever
+            raise ConfigError(f"a FeederSequence can't be read in another process than the one that made it: {_WORKERS}")
+        if not self._announces_passes:
+            self._heed_keras_2()
+        return super().__getitem__(index)
+
+    def _heed_length(self) -> None:
+        # The main thread's is Keras' own look-around, or the user's; passes are read in a thread of tf.data's.
+        if not self._announces_passes and threading.current_thread() is not threading.main_thread():
+            self._sweeper = threading.get_ident()
+
+    def _heed_keras_2(self) -> None:
+        """A batch is asked for by a Keras without ``on_epoch_begin``: does a pass begin?
+
+        ``for i in range(len(seq)): yield seq[i]`` is how it reads one, shuffled or not: asked for the length, then for a batch.
+        """
+        if self._sweeper == threading.get_ident():
+            self._sweeper = None
+            self.on_epoch_begin()
+        module = sys.modules.get(base_of(type(self), FeederSequence).__module__)
+        pooled: dict[Any, Any] = getattr(module, "_SHARED_SEQUENCES", {})  # what Keras' pool of threads or processes reads
+        _refuse(any(one is self for one in list(pooled.values())))
 
     def _form(self, batch: Any) -> Any:
         return keras_form(batch)
@@ -77,6 +143,17 @@ class FeederSequence(FeederClient):
     def on_epoch_end(self) -> None:
         """Called by Keras, sometimes twice; passes are counted in batches, not here."""
         self._core.end_pass()
+
+
+_WORKERS = (
+    "workers and use_multiprocessing are Keras' own and stay at 1 and False, here and in fit(): the workers are the server's. For more of "
+    "them start the server with --workers, or use FeederSequence.local(..., workers=4)"
+)
+
+
+def _refuse(unwanted: bool) -> None:
+    if unwanted:
+        raise ConfigError(_WORKERS)
 
 
 def keras_form(batch: Any) -> Any:
@@ -92,7 +169,7 @@ def keras_form(batch: Any) -> Any:
 
 def _tuples(item: Any) -> Any:
     if isinstance(item, np.ndarray):
-        return _native(item)
+        return native(item)
     if isinstance(item, (tuple, list)):
         return tuple(_tuples(part) for part in item)
     if isinstance(item, dict):
@@ -100,7 +177,8 @@ def _tuples(item: Any) -> Any:
     return item
 
 
-def _native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The array itself, or a native-endian, C-contiguous copy of it."""
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)

@@ -61,7 +61,7 @@ class Credits:
         """Requests per worker of `node`."""
         if node.seconds <= 0:
             return 2
-        return min(MAX_DEPTH, 2 + int(AHEAD_SECONDS / node.seconds))
+        return min(MAX_DEPTH, 2 + int(min(MAX_DEPTH, AHEAD_SECONDS / node.seconds)))  # the quotient may be inf
 
     def share(self, node: Node) -> int:
         """Requests that `node` may owe, and that may be stored on its account."""
@@ -140,17 +140,14 @@ class Window:
         self._urgent.clear()
         limit = self.credits.limit()
         while len(self._owed) + len(self._stored) < limit:
-            key = self._peek(epoch, have)
-            if key is None or not self._choose(key, chosen):
+            ahead = self._peek(epoch, have)
+            if ahead is None or not self._choose(ahead, chosen):
                 break
-            self._advance(key)
         return gather(chosen)
 
     def _peek(self, epoch: int, have: Callable[[Key], bool]) -> Key | None:
-        while self._again:
-            if not self._known(self._again[0]):
-                return self._again[0]
-            self._again.popleft()
+        if self._again:
+            return self._again[0]
         while True:
             if self._next is None:
                 self._next = next(self._plan, None)
@@ -161,12 +158,6 @@ class Window:
             self._forced.discard(self._next)
             self._next = None
 
-    def _advance(self, key: Key) -> None:
-        if self._again and self._again[0] == key:
-            self._again.popleft()
-        else:
-            self._next = None
-
     def _choose(self, key: Key, chosen: list[tuple[int, Key]], forced: bool = False) -> bool:
         node = self.credits.pick(forced)
         if node is None:
@@ -174,6 +165,11 @@ class Window:
         self._owed[key] = node
         self.credits.nodes[node].owed.add(key)
         chosen.append((node, key))
+        # Also where it was asked for out of its turn: when its turn comes it may have been taken, and nobody would take it again.
+        if key in self._again:
+            self._again.remove(key)
+        if key == self._next:
+            self._next = None
         return True
 
     def need(self, key: Key) -> None:

@@ -6,7 +6,10 @@
 
 A copy is a function of seeds alone. It is built under the build seed, brought to epoch e by replaying 0 .. e under their own seeds
 (shuffles are cumulative), and set to the item's seed before every item; so it makes no difference which worker makes an item, what
-it made before, or how often the item is tried.
+it made before, or how often the item is tried. What "set" means is in reseeding.py.
+
+A generator that a source makes for itself only when it makes an item has no name yet, and other numbers in each worker. So a copy is
+looked through again after its first item, and if there is a new generator, the item is made again with that one set too.
 
 One thread. Everything that the user's code raises comes out as it is, except while a source is built (`SourceError`).
 """
@@ -18,14 +21,11 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-# Only so that it is there to be seeded: if the user's module were the first to import it, it would start from the system's entropy.
-import numpy.random  # noqa: F401
-
-from feeder_server import seeding
-from feeder_server.failure import plain_error, user_error
-from feeder_server.importer import load
-from feeder_server.source import IndexedSource, Shard, StreamSource, build, is_factory
-from feeder_server.target import Target
+from feeder_server import entropy, seeding
+from feeder_server.failure import user_error
+from feeder_server.maker import Maker as Maker
+from feeder_server.reseeding import Reseeder
+from feeder_server.source import IndexedSource, StreamSource
 
 log = logging.getLogger("feeder.copies")
 
@@ -55,52 +55,18 @@ class SourceInfo:
     sharded: bool
 
 
-class Maker:
-    """Makes the copies of one target: imports it at once, and builds it at every call.
-
-    Workers have to make their makers in one order, that of the command line: a module that two targets share runs with the first.
-
-    Args:
-        target: what to serve.
-        seed: the server's seed.
-        shard: index and number of the worker.
-
-    Raises:
-        SourceNotFound: see `importer.load`.
-        SourceError: see `importer.load`.
-    """
-
-    def __init__(self, target: Target, *, seed: int, shard: Shard | None = None) -> None:
-        self._target = target
-        self._seed = seed
-        self._shard = shard
-        self._built = 0
-        seeding.seed_globals(seeding.import_seed(seed))
-        self._found = load(target)
-
-    def __call__(self) -> IndexedSource | StreamSource:
-        found = self._found
-        if self._built and not is_factory(found):
-            # The object of the module has been used. Its module can make another one; copying it would copy what it has become.
-            seeding.seed_globals(seeding.import_seed(self._seed))
-            found = load(self._target, fresh=True)
-            if found is self._found:
-                text = "a second copy is needed, and its module gives the same object again: name its class, or a function that makes one"
-                raise plain_error(f"{self._target.reference}: {text}", TypeError)
-        self._built += 1
-        seeding.seed_globals(seeding.build_seed(self._seed))
-        return build(found, self._target.args, shard=self._shard, label=self._target.reference)
-
-
 @dataclass(slots=True)
 class _Copy:
     source: IndexedSource
+    seeds: Reseeder
     epoch: int = -1  # built, and not told of any epoch
+    used: bool = False  # has made an item
 
 
 @dataclass(slots=True)
 class _Run:
     source: StreamSource
+    seeds: Reseeder
     number: int = -1
     iterator: Iterator[object] | None = None
     delivered: int = 0
@@ -125,7 +91,7 @@ class Copies:
         self._slot = slot
         self._slots = slots
         self._incarnation = incarnation
-        self._pristine: IndexedSource | StreamSource | None = None
+        self._pristine: _Copy | StreamSource | None = None
         self._info: SourceInfo | None = None
         self._copies: dict[bytes, list[_Copy]] = {}
         self._runs: dict[bytes, _Run] = {}
@@ -148,15 +114,22 @@ class Copies:
 
     def item(self, session: bytes, epoch: int, index: int) -> object:
         """Make item `index` of `epoch` for a session. The array may be the user's own: use it before the next call."""
-        source = self._at(session, epoch)
-        self._reseed(source, seeding.item_seed(self._seed, epoch, index))
-        return source.get(index)
+        copy = self._at(session, epoch)
+        value = seeding.item_seed(self._seed, epoch, index)
+        copy.seeds.set(value)
+        batch = copy.source.get(index)
+        if not copy.used:
+            copy.used = True
+            if copy.seeds.look():
+                copy.seeds.set(value)
+                batch = copy.source.get(index)
+        return batch
 
     def num_batches_at(self, session: bytes, epoch: int) -> int | None:
         """Length of a pass. It may differ from epoch to epoch."""
         if self.info().kind == "stream":
             return self.info().num_batches
-        return self._at(session, epoch).num_batches
+        return self._at(session, epoch).source.num_batches
 
     def next(self, session: bytes, run: int) -> object:
         """Make the next batch of a run of a stream.
@@ -171,7 +144,8 @@ class Copies:
         """
         state = self._runs.get(session)
         if state is None:
-            state = self._runs[session] = _Run(self._own_stream())
+            source = self._own_stream()
+            state = self._runs[session] = _Run(source, Reseeder(source))
         if run < state.number:
             raise ValueError(f"run {run} was asked for, and the stream is in run {state.number}")
         if run > state.number:
@@ -180,8 +154,15 @@ class Copies:
             if state.failure is not None:
                 raise state.failure.with_traceback(None)
             raise StreamEnded(state.delivered)
-        self._reseed(state.source, self._stream_seed(state, state.delivered))
-        return self._draw(state, state.iterator)
+        value = self._stream_seed(state, state.delivered)
+        if state.delivered:
+            state.seeds.set(value)
+            return self._draw(state, state.iterator)
+        # What comes before the first batch of a generator function builds the run: files are shuffled there.
+        with state.seeds.set_all(value):
+            batch = self._draw(state, state.iterator)
+        state.seeds = Reseeder(state.source, run=state.iterator)
+        return batch
 
     def drop(self, session: bytes) -> None:
         """Forget a session and its copies; they have been used, and aren't used again."""
@@ -190,46 +171,45 @@ class Copies:
         if state is not None:
             self._end(state)
 
-    def _build(self) -> IndexedSource | StreamSource:
-        seeding.seed_globals(seeding.build_seed(self._seed))
-        source = self._make()
+    def _build(self) -> _Copy | StreamSource:
+        value = seeding.build_seed(self._seed)
+        seeding.seed_globals(value)
+        with entropy.derived_from(value):
+            source = self._make()
         if self._info is None:
             indexed = isinstance(source, IndexedSource)
             stateful = isinstance(source, IndexedSource) and source.stateful
             sharded = isinstance(source, StreamSource) and source.sharded
             self._info = SourceInfo("indexed" if indexed else "stream", source.num_batches, stateful, sharded)
-        return source
+        return _Copy(source, Reseeder(source)) if isinstance(source, IndexedSource) else source
 
-    def _take(self) -> IndexedSource | StreamSource:
-        source, self._pristine = self._pristine, None
-        return source if source is not None else self._build()
-
-    def _reseed(self, source: IndexedSource | StreamSource, value: int) -> None:
-        """Set everything that `source` may draw from. The one place for it: private generators of the source belong here too."""
-        seeding.seed_globals(value)
+    def _take(self) -> _Copy | StreamSource:
+        made, self._pristine = self._pristine, None
+        return made if made is not None else self._build()
 
     # -- indexed ---------------------------------------------------------------------------------------------------------------
 
-    def _at(self, session: bytes, epoch: int) -> IndexedSource:
+    def _at(self, session: bytes, epoch: int) -> _Copy:
         if self.info().kind != "indexed":
             raise TypeError("a stream has no items to ask for by number")
         if not self.info().stateful:
             self.warm()
-            if not isinstance(self._pristine, IndexedSource):
+            if not isinstance(self._pristine, _Copy):
                 raise TypeError("the source became a stream")
             return self._pristine
         copies = self._copies.setdefault(session, [])
         copy = self._nearest(copies, epoch)
         try:
             while copy.epoch < epoch:
-                self._reseed(copy.source, seeding.epoch_seed(self._seed, copy.epoch + 1))
-                copy.source.advance(copy.epoch + 1)
+                with copy.seeds.set_all(seeding.epoch_seed(self._seed, copy.epoch + 1)):
+                    copy.source.advance(copy.epoch + 1)
                 copy.epoch += 1
+                copy.seeds.look()
         except BaseException:
             copies.remove(copy)  # half advanced; the next try starts from a new one
             raise
         copies.sort(key=lambda other: other.epoch)
-        return copy.source
+        return copy
 
     def _nearest(self, copies: list[_Copy], epoch: int) -> _Copy:
         """Find the copy to bring to `epoch`, sorted as they are from old to new; makes one if all have gone past it."""
@@ -237,10 +217,9 @@ class Copies:
         if behind:
             # The newest moves on, and the older one stays behind for what is asked for again.
             return behind[-1]
-        source = self._take()
-        if not isinstance(source, IndexedSource):
+        made = self._take()
+        if not isinstance(made, _Copy):
             raise TypeError("the source became a stream")
-        made = _Copy(source)
         del copies[:-1]
         copies.insert(0, made)
         return made
@@ -262,10 +241,12 @@ class Copies:
         self._end(state)
         if state.number >= 0 and not state.source.restartable:
             state.source = self._own_stream()
+            state.seeds = Reseeder(state.source)
         state.number, state.delivered, state.failure = run, 0, None
-        self._reseed(state.source, self._stream_seed(state, -1))
         try:
-            state.iterator = state.source.start((self._slot, self._slots), run)
+            with state.seeds.set_all(self._stream_seed(state, -1)):
+                state.iterator = state.source.start((self._slot, self._slots), run)
+            state.seeds = Reseeder(state.source, run=state.iterator)
         except BaseException:
             state.number -= 1  # so that the next try begins the run again
             raise

@@ -23,6 +23,10 @@ from feeder_wire import worker_messages as w
 from feeder_wire.errors import RemoteError
 
 MAX_DEPTH = 64
+MAX_WHY = 4096
+"""Characters of a dead worker's last words that a client is told."""
+SENDER = b""
+"""Who holds a block whose bytes are being sent: no client, so that none can give it back before the socket has read it."""
 QUEUE_SECONDS = 0.010
 """Work that a worker may hold ahead: about fifty round trips, and little enough that nothing waits behind it."""
 
@@ -65,11 +69,14 @@ class Dispatch:
             text = f"this server has no source {message.source!r}; it serves: {names}"
             return [Send(client, m.Refuse("SourceNotFound", text))]
         session = self.sessions.get(message.session)
-        if session is None or session.source != source:
-            session = Session(message.session, source, client, message.maps)
-            self.sessions[message.session] = session
+        out: list[Action] = []
+        if session is not None and session.source != source:
+            out = self._close(session)
+            session = None
+        if session is None:
+            session = self.sessions[message.session] = Session(message.session, source, client, message.maps)
         session.client, session.maps, session.opened = client, message.maps, False
-        return self._answer_open(session)
+        return out + self._answer_open(session)
 
     def ask(self, client: bytes, message: m.Ask) -> list[Action]:
         """Work. What was asked for already and is still under way is not made twice."""
@@ -89,7 +96,8 @@ class Dispatch:
             key = (message.epoch, index)
             if key not in session.wanted:
                 session.wanted.add(key)
-                session.queue.append(key)
+                if key not in session.making:
+                    session.queue.append(key)
         self._enqueue(session)
         return out + self._end_if_over(session)
 
@@ -99,6 +107,7 @@ class Dispatch:
         if session is not None and session.client == client:
             session.queue = deque(k for k in session.queue if k[0] >= message.epoch)
             session.wanted = {k for k in session.wanted if k[0] >= message.epoch}
+            session.tries = {k: tries for k, tries in session.tries.items() if k[0] >= message.epoch}
         return []
 
     def hello(self, client: bytes, message: m.Hello) -> list[Action]:
@@ -151,14 +160,14 @@ class Dispatch:
         job = self._finish(slot, message.task)
         block = message.block if isinstance(message, w.MadeBlock) else None
         size = message.size if isinstance(message, w.MadeBlock) else len(message.data)
-        if job is None or (session := self.sessions.get(job.session)) is None or job.key not in session.wanted:
+        session = self._waits_for(job)
+        if job is None or session is None:
             return [Tell(slot, w.Free((block,)))] if block else []  # cancelled, or its session is gone
-        source = self.sources[job.source]
+        source = self.sources[session.source]
         source.seconds = message.seconds if source.seconds == 0 else 0.8 * source.seconds + 0.2 * message.seconds
         source.nbytes = max(size, int(0.9 * source.nbytes))
-        session.wanted.discard(job.key)
-        session.tries.pop(job.key, None)
-        if source.kind == "stream":
+        self._answered(session, job.key)
+        if source.kind == "stream" and job.key[0] == session.run:
             session.drawn[slot] = session.drawn.get(slot, 0) + 1
         self.made_batches += 1
         epoch, index = job.key
@@ -167,58 +176,60 @@ class Dispatch:
             answer = m.Inline(session.id, epoch, index, message.head, message.data, message.seconds)
             return [Send(session.client, answer)]
         self.made_bytes += message.nbytes
-        self.ledger.lend(message.block, size, session.client)
+        self.ledger.lend(message.block, size, session.client if session.maps else SENDER)
         lent = m.Lent(session.id, epoch, index, message.head, message.block, size, message.nbytes, message.seconds)
         return [Send(session.client, lent) if session.maps else Ship(session.client, lent)]
 
     def shipped(self, block: str) -> list[Action]:
         """The socket is done with a block's bytes."""
-        return self._settled(self.ledger.settle((block,), None))
+        return self._settled(self.ledger.settle((block,), SENDER))
 
     def failed(self, slot: int, task: int, error: RemoteError) -> list[Action]:
         """The user's code raised: the client is told, nothing is tried again, for it would raise again."""
         job = self._finish(slot, task)
-        session = self.sessions.get(job.session) if job else None
-        if job is None or session is None or job.key not in session.wanted:
+        session = self._waits_for(job)
+        if job is None or session is None:
             return []
-        session.wanted.discard(job.key)
+        self._answered(session, job.key)
         return [Send(session.client, m.Failed(session.id, *job.key, error))]
 
     def ended(self, slot: int, task: int) -> list[Action]:
         """This worker's part of a stream's run is over; the ticket goes to another one."""
         job = self._finish(slot, task)
-        session = self.sessions.get(job.session) if job else None
-        if job is None or session is None or job.key not in session.wanted:
+        session = self._waits_for(job)
+        if job is None or session is None:
             return []
-        session.over.add(slot)
-        session.queue.appendleft(job.key)
-        self._enqueue(session)
-        return self._end_if_over(session)
+        if job.key[0] == session.run:
+            session.over.add(slot)
+        return self._requeue(session, job.key) + self._end_if_over(session)
 
-    def worker_lost(self, slot: int, why: str) -> list[Action]:
-        """A worker died. What it held is made by others; the task it was at is counted against that batch."""
+    def worker_lost(self, slot: int, why: str, at: int | None = None) -> list[Action]:
+        """A worker died. What it held is made by others; the task it was `at` is counted against that batch.
+
+        `at` is what its beacon said: a task, or one that it doesn't hold (it was idle). None: not known, then it was the first.
+        """
         place = self.slots[slot]
-        jobs, generation = [self._finish(slot, task) for task in list(place.jobs)], place.generation
+        guilty = next(iter(place.jobs), None) if at is None else at
+        jobs, generation = [(task, self._finish(slot, task)) for task in list(place.jobs)], place.generation
         self.slots[slot] = Slot(skip=self._to_skip(slot))
         self.ledger.gone(slot)
         out: list[Action] = []
-        # Only the first can have been under way; the others were waiting and are not to blame.
-        for nth, job in reversed(list(enumerate(jobs))):
-            session = self.sessions.get(job.session) if job else None
-            if job is None or session is None or job.key not in session.wanted:
+        # The others were waiting, or finished and not yet reported, and are not to blame.
+        for task, job in reversed(jobs):
+            session = self._waits_for(job)
+            if job is None or session is None:
                 continue
-            tries = session.tries.get(job.key, 0) + (nth == 0)
-            session.tries[job.key] = tries
+            if task == guilty:
+                session.tries[job.key] = session.tries.get(job.key, 0) + 1
+            tries = session.tries.get(job.key, 0)
             if tries > self._max_retries:
-                session.wanted.discard(job.key)
-                del session.tries[job.key]
-                text = f"the worker that made it died {tries} times; the last time: {why}"
+                self._answered(session, job.key)
+                text = f"the worker that made it died {tries} times; the last time: {why:.{MAX_WHY}}"
                 error = RemoteError("WorkerCrashed", "WorkerCrashed", (), text, "", f"worker {slot}")
                 out.append(Send(session.client, m.Failed(session.id, *job.key, error)))
                 continue
             self.retried += 1
-            session.queue.appendleft(job.key)
-            self._enqueue(session)
+            out += self._requeue(session, job.key)
         if generation >= 0:
             out.append(Bury(slot, generation, tuple(self.ledger.names_of(slot, generation))))
         return out
@@ -271,7 +282,8 @@ class Dispatch:
         source = self.sources[session.source]
         self._next_task += 1
         slot = self.slots[number]
-        slot.jobs[self._next_task] = Job(session.id, session.source, key, source.nbytes)
+        slot.jobs[self._next_task] = Job(session, key, source.nbytes)
+        session.making.add(key)
         self._jobs += 1
         self._under_way += source.nbytes
         skip = slot.skip.pop((session.id, key[0]), 0)
@@ -281,7 +293,7 @@ class Dispatch:
         """How many tasks of this source a worker may hold."""
         if source.seconds <= 0:
             return 1
-        return min(MAX_DEPTH, 1 + int(QUEUE_SECONDS / source.seconds))
+        return min(MAX_DEPTH, 1 + int(min(MAX_DEPTH, QUEUE_SECONDS / source.seconds)))  # the quotient may be inf
 
     # ------------------------------------------------------------------------------------------------------------- helpers
 
@@ -290,8 +302,8 @@ class Dispatch:
         out: dict[bytes, tuple[int, list[tuple[int, Key]]]] = {s.id: (len(s.queue), []) for s in self.sessions.values() if s.wanted}
         for number, slot in enumerate(self.slots):
             for job in list(slot.jobs.values())[:1]:
-                if job.session in out:
-                    out[job.session][1].append((number, job.key))
+                if self._waits_for(job) is not None:
+                    out[job.session.id][1].append((number, job.key))
         return out
 
     def _answer_open(self, session: Session) -> list[Action]:
@@ -317,7 +329,27 @@ class Dispatch:
         if job is not None:
             self._jobs -= 1
             self._under_way -= job.nbytes
+            job.session.making.discard(job.key)
         return job
+
+    def _waits_for(self, job: Job | None) -> Session | None:
+        """The session that still wants this job's batch."""
+        if job is None or self.sessions.get(job.session.id) is not job.session or job.key not in job.session.wanted:
+            return None
+        return job.session
+
+    def _answered(self, session: Session, key: Key) -> None:
+        session.wanted.discard(key)
+        session.tries.pop(key, None)
+
+    def _requeue(self, session: Session, key: Key) -> list[Action]:
+        """Somebody else must make it; of a stream's run that was left behind nobody can."""
+        if self.sources[session.source].kind == "stream" and key[0] != session.run:
+            self._answered(session, key)
+            return [Send(session.client, m.Ended(session.id, *key))]
+        session.queue.appendleft(key)
+        self._enqueue(session)
+        return []
 
     def _end_if_over(self, session: Session) -> list[Action]:
         source = self.sources[session.source]
@@ -327,12 +359,15 @@ class Dispatch:
 
     def _end_tickets(self, session: Session) -> list[Action]:
         out: list[Action] = [Send(session.client, m.Ended(session.id, *key)) for key in session.queue]
-        session.wanted.difference_update(session.queue)
+        for key in session.queue:
+            self._answered(session, key)
         session.queue.clear()
         return out
 
     def _close(self, session: Session) -> list[Action]:
         del self.sessions[session.id]
+        for slot in self.slots:
+            slot.skip = {key: count for key, count in slot.skip.items() if key[0] != session.id}
         return [Tell(i, w.Drop(session.id)) for i in sorted(self.sources[session.source].slots) if self.slots[i].generation >= 0]
 
     def _settled(self, settled: Settled) -> list[Action]:

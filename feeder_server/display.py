@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
@@ -108,7 +109,9 @@ class LiveDisplay:
     def __init__(self, console: Console) -> None:
         from rich.live import Live
 
-        self._live = Live("", console=console, refresh_per_second=4, transient=True)
+        # What goes to stdout is the endpoint, for a script to read: only where it is this terminal too may it be led past the line.
+        shared = sys.stdout is not None and sys.stdout.isatty()
+        self._live = Live("", console=console, refresh_per_second=4, transient=True, redirect_stdout=shared)
         self._rate = Rate()
 
     def look(self, snapshot: Snapshot) -> None:

@@ -25,6 +25,7 @@ from feeder_server.dispatch import Dispatch
 from feeder_server.gate import Gate
 from feeder_server.supervisor import Lost, Supervisor
 from feeder_server.work import Action, Assign, Bury, Remove, Send, Ship, Tell, slots_of
+from feeder_wire import beacon
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
 from feeder_wire.arena import ArenaReader, PrivateDirectory, parents, sweep
@@ -162,10 +163,12 @@ class Node:
         for client in list(self._gate.peers):
             self._gate.put(client, goodbye)
         self._gate.flush()
-        for slot in range(self._config.workers):
+        # One that is still loading has nothing to finish, and would not look up: it ends with its pipe.
+        told = {slot for slot in self._crew.present if self.dispatch.slots[slot].ready}
+        for slot in told:
             self._crew.put(slot, w.Stop())
         self._crew.flush()
-        self._supervisor.stop(STOP_SECONDS, told=self._crew.present)
+        self._supervisor.stop(STOP_SECONDS, told=told)
         self._crew.close()
         self._gate.close()
         self._context.term()  # after this no thread of zmq looks at a block any more
@@ -219,6 +222,14 @@ class Node:
             self._gate.put(session.client, m.Progress(session_id, text))
 
     # ----------------------------------------------------------------------------------------------------------- workers
+
+    def _last_task(self, lost: Lost) -> int | None:
+        if not self._directories:
+            return None
+        where = (self._directories[0].path, lost.slot, lost.generation)
+        task = beacon.read(*where)
+        beacon.remove(*where)
+        return task
 
     def _setup(self, slot: int, generation: int) -> dict[str, Any]:
         sources = self.dispatch.sources
@@ -275,14 +286,14 @@ class Node:
         if not source.kind and self._fatal is None:
             error: RemoteError = report.error
             self._fatal = rebuild(error, f"source {source.name!r}" if len(self.dispatch.sources) > 1 else "")
-            self._fatal_remote = m.Goodbye(error.kind, str(self._fatal))
+            self._fatal_remote = m.Goodbye(error.kind, str(self._fatal), error.builtins)
 
     def _look_at_workers(self, now: float) -> None:
         assert self._supervisor is not None
         for lost in self._supervisor.poll(now):
             # Its last words may still be in the socket: they were taken in before this, in the same turn or an earlier one.
             self._crew.gone(lost.slot)
-            self._act(self.dispatch.worker_lost(lost.slot, _last_words(lost)))
+            self._act(self.dispatch.worker_lost(lost.slot, _last_words(lost), self._last_task(lost)))
         hopeless = self._supervisor.hopeless()
         if hopeless is not None and self._fatal is None:
             text = f"worker {hopeless.slot}: {_last_words(hopeless)}"

@@ -17,9 +17,13 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
+from collections.abc import Callable
 from typing import Any
 
 _LOW = 0xFFFFFFFF
+
+_current: int | None = None
+_followers: list[Callable[[int], None]] = []
 
 
 def derive(seed: int, *path: int | str) -> int:
@@ -84,6 +88,8 @@ def seed_globals(value: int) -> None:
     Args:
         value: 0 .. 2**64 - 1.
     """
+    global _current
+    _current = value
     modules = sys.modules
     random.seed(value)
     numpy = modules.get("numpy")
@@ -95,6 +101,20 @@ def seed_globals(value: int) -> None:
         _seed_tensorflow(value)
     if "keras" in modules:
         _seed_keras()
+    for follower in _followers:
+        follower(value)
+
+
+def current() -> int | None:
+    """Give the seed that was set last; None where none ever was, so in a process that isn't a worker."""
+    return _current
+
+
+def follow(follower: Callable[[int], None]) -> None:
+    """Let a generator of feeder's own be set with the global ones: at once, and by each `seed_globals` from now on."""
+    _followers.append(follower)
+    if _current is not None:
+        follower(_current)
 
 
 def _seed_numpy(numpy: Any, value: int) -> None:

@@ -78,9 +78,10 @@ def _display(verbose: bool) -> Display:
         logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", level=level)
         return LogDisplay()
     from rich.console import Console
+    from rich.highlighter import NullHighlighter
     from rich.logging import RichHandler
 
     console = Console(stderr=True)
-    handler = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S", markup=False, highlighter=None)
+    handler = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S", markup=False, highlighter=NullHighlighter())
     logging.basicConfig(format="%(message)s", level=level, handlers=[handler])
     return LiveDisplay(console)

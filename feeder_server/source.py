@@ -28,14 +28,21 @@ _USE = "a source is a Sequence (or other object with __getitem__ and __len__), a
 
 
 class IndexedSource:
-    """A source whose item i is batch i: the user's object `subject`, called `label` in messages."""
+    """A source whose item i is batch i: the user's object `subject`, called `label` in messages.
+
+    Attributes:
+        reseed: see `StreamSource.reseed`.
+        roots: where the user's objects are found, by name.
+    """
 
     def __init__(self, subject: object, label: str = "") -> None:
         self.subject: Any = subject
         self.label = label or type(subject).__name__
+        self.roots: dict[str, object] = {"source": subject}
         self._set_epoch = _hook(subject, "set_epoch")
         self._on_epoch_end = _hook(subject, "on_epoch_end")
         self._on_epoch_begin = _hook(subject, "on_epoch_begin")
+        self.reseed: Callable[[int], object] | None = _hook(subject, "reseed")
 
     @property
     def num_batches(self) -> int | None:
@@ -83,6 +90,17 @@ class StreamSource:
     restartable: bool = True
     independent: bool = True
     sharded: bool = False
+
+    @property
+    def roots(self) -> dict[str, object]:
+        """Where the user's objects are found; by name."""
+        return {"source": self.subject, "begin": self.begin}
+
+    @property
+    def reseed(self) -> Callable[[int], object] | None:
+        """The object's own way to be given a seed, where it has one: before each epoch and item it is told one of 63 bits."""
+        hook: Callable[[int], object] | None = _hook(self.subject, "reseed")
+        return hook
 
     @property
     def num_batches(self) -> int | None:

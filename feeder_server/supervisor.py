@@ -31,6 +31,8 @@ MAX_CRASHES = 5
 FIRST_DELAY = 0.25
 LONGEST_DELAY = 10.0
 TAIL_LINES = 20
+LAST_LINES_SECONDS = 1.0
+KILL_SECONDS = 5.0  # for the system to end a killed process
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
 # The folder of the packages goes last on sys.path: first, it would put site-packages before the standard library.
 _BOOT = f"import sys; sys.path.append({_PACKAGES!r}); from feeder_server.worker import main; main()"
@@ -49,6 +51,7 @@ class Lost:
     """The worker process in `slot` has ended. `why`: exit code or signal by name; `tail`: the last lines it printed."""
 
     slot: int
+    generation: int
     why: str
     tail: tuple[str, ...]
 
@@ -60,6 +63,7 @@ class _Place:
     starting: threading.Thread | None = None
     failure: str = ""  # the process could not even be started
     crashes: int = 0  # in a row, without a batch
+    why: str = ""  # of the last one
     start_at: float | None = 0.0  # when to start the next one; None: one is there
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
 
@@ -137,7 +141,8 @@ class Supervisor:
         """A slot whose workers died too often in a row, if there is one."""
         for slot, place in enumerate(self._places):
             if place.crashes >= MAX_CRASHES:
-                return Lost(slot, f"{place.crashes} workers in a row died", tuple(place.tail))
+                why = f"{place.crashes} workers in a row died without having made a batch, the last one: {place.why}"
+                return Lost(slot, place.generation, why, tuple(place.tail))
         return None
 
     def pid(self, slot: int) -> int | None:
@@ -158,15 +163,24 @@ class Supervisor:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 pass
-        for process in self._running():
-            process.kill()
+        self.kill()
+        # The last lines are on the way; a child of user code may hold the output open, so they aren't waited for long.
+        deadline = time.monotonic() + LAST_LINES_SECONDS
         for place in self._places:
             if place.starting is not None:
-                place.starting.join(5)  # it reaps the process; a grandchild of user code may hold the output open
+                place.starting.join(max(0.0, deadline - time.monotonic()))
 
     def kill(self) -> None:
         """End all workers now."""
-        self.stop(0)
+        self._ending = True
+        for place in self._places:
+            while place.process is None and place.starting is not None and place.starting.is_alive():
+                place.starting.join(0.01)  # it is just being started
+        running = self._running()
+        for process in running:
+            process.kill()
+        for process in running:
+            process.wait(KILL_SECONDS)
 
     def _running(self) -> list[subprocess.Popen[bytes]]:
         return [p.process for p in self._places if p.process is not None and p.process.poll() is None]
@@ -176,12 +190,13 @@ class Supervisor:
         if place.starting is not None:
             place.starting.join(1)  # its last lines are on the way; a grandchild may hold the pipe open
         place.crashes += 1
+        place.why = why
         self.restarts += 1
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (place.crashes - 1))
         if place.crashes < MAX_CRASHES:
             log.warning("worker %d ended: %s; a new one starts in %.2g s", slot, why, delay)
         place.process, place.failure, place.start_at = None, "", now + delay
-        return Lost(slot, why, tuple(place.tail))
+        return Lost(slot, place.generation, why, tuple(place.tail))
 
     def _start(self, slot: int, place: _Place) -> None:
         place.generation += 1

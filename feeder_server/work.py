@@ -87,7 +87,8 @@ class Session:
     client: bytes
     maps: bool
     queue: deque[Key] = field(default_factory=deque)
-    wanted: set[Key] = field(default_factory=set)  # queued or under way
+    making: set[Key] = field(default_factory=set)  # under way, also where nobody wants it any more
+    wanted: set[Key] = field(default_factory=set)  # queued or under way, and not cancelled
     opened: bool = False
     tries: dict[Key, int] = field(default_factory=dict)
     run: int = 0  # streams: the run under way
@@ -97,10 +98,9 @@ class Session:
 
 @dataclass(slots=True)
 class Job:
-    """A task under way."""
+    """A task under way. The session itself, not its id: a client that was lost may open another one under the same id."""
 
-    session: bytes
-    source: int
+    session: Session
     key: Key
     nbytes: int  # expected
 

@@ -28,7 +28,8 @@ from feeder_server.target import Target
 from feeder_wire import codec, parcel
 from feeder_wire import worker_messages as w
 from feeder_wire.arena import ArenaFullError, ArenaWriter
-from feeder_wire.errors import FeederError, RemoteError
+from feeder_wire.beacon import IDLE, Beacon
+from feeder_wire.errors import RemoteError
 from feeder_wire.messages import INLINE_BYTES
 
 log = logging.getLogger("feeder.worker")
@@ -51,6 +52,9 @@ class Worker:
         self._link.put(w.Joined(self.slot, int(setup["generation"]), bytes.fromhex(setup["token"])))
         self._link.flush()
         self._arena = ArenaWriter(setup["directories"], self.slot, int(setup["generation"]), int(setup["budget_bytes"]))
+        # Without a directory for the arena there is nowhere to say it, and the node guesses.
+        where = setup["directories"]
+        self._beacon = Beacon(where[0], self.slot, int(setup["generation"])) if where else None
         self._copies: dict[int, Copies] = {}
         self._tasks: deque[w.Task] = deque()
         self._stopped = False
@@ -71,8 +75,7 @@ class Worker:
                 copies = self._open_source(self._setup["sources"][number])
                 info = copies.info()
             except BaseException as e:  # SystemExit in user code too: whatever it is, the node must hear of it
-                kind = type(e).__name__ if isinstance(e, FeederError) else "SourceError"
-                self._link.put(w.LoadFailed(number, failure.describe(e, kind=kind, where="")))
+                self._link.put(w.LoadFailed(number, failure.describe(e)))
                 return False
             self._copies[number] = copies
             length = -1 if info.num_batches is None else info.num_batches
@@ -105,7 +108,12 @@ class Worker:
             self._take(message)
         if self._tasks and not self._stopped:
             started = time.perf_counter()
-            self._make(self._tasks.popleft())
+            task = self._tasks.popleft()
+            if self._beacon is not None:
+                self._beacon.mark(task.task)
+            self._make(task)
+            if self._beacon is not None:
+                self._beacon.mark(IDLE)
             if not self._tasks or time.perf_counter() - started > FLUSH_SECONDS:
                 self._link.flush()
 
@@ -123,7 +131,9 @@ class Worker:
                 self._stopped = True
 
     def _drop(self, session: bytes) -> None:
-        self._tasks = deque(t for t in self._tasks if t.copy != session)
+        for task in [t for t in self._tasks if t.copy == session]:
+            self._tasks.remove(task)
+            self._link.put(w.TaskEnded(task.task))  # every task is answered, or the node would believe this worker busy for ever
         for copies in self._copies.values():
             copies.drop(session)
             if not self._tasks:
@@ -149,8 +159,7 @@ class Worker:
             text = f"{e}. Make room there, or start the server with a lower --memory or fewer --workers"
             self._link.put(w.TaskFailed(task.task, RemoteError("ConfigError", "ArenaFullError", (), text, "", f"worker {self.slot}")))
         except BaseException as e:  # also SystemExit and KeyboardInterrupt: user code must not end a worker unheard
-            kind = type(e).__name__ if isinstance(e, FeederError) else "SourceError"
-            self._link.put(w.TaskFailed(task.task, failure.describe(e, kind=kind, where=f"worker {self.slot}")))
+            self._link.put(w.TaskFailed(task.task, failure.describe(e, where=f"worker {self.slot}")))
 
     def _report(self, task: w.Task, encoded: codec.Encoded, started: float) -> None:
         if encoded.nbytes <= INLINE_BYTES:

@@ -143,7 +143,6 @@ def rebuild(error: RemoteError, context: str) -> FeederError:
         exception class of the original, where such a class can be mixed in.
     """
     base = _KINDS.get(error.kind, SourceError)
-    cls = _with_builtin(base, error.builtins) if base is SourceError else base
     head = f"{context}: " if context else ""
     if base is SourceError:
         head += f"{error.type_name}: "
@@ -152,7 +151,13 @@ def rebuild(error: RemoteError, context: str) -> FeederError:
         text += f" (in {error.where})"
     if error.traceback:
         text += f"\n\n{error.traceback.rstrip()}"
-    return cls(text)
+    return of_kind(error.kind, text, error.builtins)
+
+
+def of_kind(kind: str, text: str, builtins: tuple[str, ...] = ()) -> FeederError:
+    """The feeder error named `kind` with `text` as it is; a SourceError also is what `builtins` names, see `rebuild`."""
+    base = _KINDS.get(kind, SourceError)
+    return (_with_builtin(base, builtins) if base is SourceError else base)(text)
 
 
 def _with_builtin(base: type[FeederError], names: tuple[str, ...]) -> type[FeederError]:

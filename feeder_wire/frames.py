@@ -50,7 +50,8 @@ def _default(value: object) -> object:
 def pack(batch: Iterable[Any]) -> bytes:
     """Put messages into one first frame, in order. Safe to call from any thread."""
     rows = [[x.CODE, *(getattr(x, name) for name in _NAMES[type(x)])] for x in batch]
-    return msgpack.packb(rows, default=_default)  # type: ignore[no-any-return]
+    # Lone surrogates come from file names that are no text; a peer can read everything else as it was.
+    return msgpack.packb(rows, default=_default, unicode_errors="backslashreplace")  # type: ignore[no-any-return]
 
 
 def unpack(frame: bytes | memoryview, registry: Registry) -> list[Any]:

@@ -353,14 +353,19 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Goodbye:
-    """The node is shutting down; `kind` and `text` as in `Refuse`."""
+    """The node is shutting down; `kind` and `text` as in `Refuse`, `kind` empty where nothing failed.
+
+    `builtins`: as in `RemoteError`, where user code has failed.
+    """
 
     CODE: ClassVar[int] = 32
     kind: str
     text: str
+    builtins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         fields.text(self, self.kind, self.text)
+        object.__setattr__(self, "builtins", fields.texts(self, self.builtins, 64))
 
 
 ToNode: TypeAlias = Hello | Open | Ask | Cancel | Release | Close | Ping | Leave

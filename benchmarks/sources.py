@@ -1,0 +1,85 @@
+"""The work that is measured, the same for feeder and for its peers. Needs NumPy only, so that a worker starts without frameworks."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
+
+FRAMEWORKS = ("keras", "tf_keras", "tensorflow", "torch", "jax")
+
+
+class Ready:
+    """Batches that are ready in memory, so that what is measured is the way from the producer to the consumer."""
+
+    shape: tuple[int, ...]
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._x = np.random.default_rng(0).random(self.shape, np.float32)
+        self._y = np.arange(self.shape[0], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Arrays:
+        return self._x, self._y
+
+
+class Big(Ready):
+    """x: float32, shape (64, 224, 224, 3), values 0..1; y: int64, shape (64,). 38.5 MB."""
+
+    shape = (64, 224, 224, 3)
+
+
+class Small(Ready):
+    """x: float32, shape (32, 26, 3), values 0..1; y: int64, shape (32,). 10 kB."""
+
+    shape = (32, 26, 3)
+
+
+class Cpu:
+    """`loops` turns of pure Python for each batch; x: float32, shape (32, 64, 64, 3), 1.5 MB; y: int64, shape (32,)."""
+
+    def __init__(self, length: int, loops: int) -> None:
+        self._length, self._loops = length, loops
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Arrays:
+        total = spin(self._loops)
+        return np.full((32, 64, 64, 3), total % 256, np.float32), np.full(32, index, np.int64)
+
+
+class Loaded:
+    """Item i names the frameworks that the process it is made in has loaded."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        return {"frameworks": ",".join(name for name in FRAMEWORKS if name in sys.modules)}
+
+
+def spin(loops: int) -> int:
+    """Work that holds the GIL."""
+    total = 0
+    for i in range(loops):
+        total += i * i & 255
+    return total
+
+
+def loops_for(seconds: float) -> int:
+    """How many turns of `spin` take so long on this machine."""
+    loops = 50_000
+    took = []
+    for _ in range(50):  # the fastest is the one that nobody disturbed
+        started = time.perf_counter()
+        spin(loops)
+        took.append(time.perf_counter() - started)
+    return max(1, round(loops * seconds / min(took)))

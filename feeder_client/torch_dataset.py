@@ -1,0 +1,83 @@
+"""A torch IterableDataset of a client's batches, as tensors on the client's own memory.
+
+``torch.from_numpy`` makes a view and keeps the array alive, and the array its block: a block goes home when the last tensor on it is
+gone, wherever that was kept. For ``DataLoader(dataset, batch_size=None)``, whose own workers are not wanted: they are copies of this
+process, and the batches are made by feeder's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from feeder_client.sequence import native
+from feeder_wire.errors import ConfigError
+
+if TYPE_CHECKING:
+    from feeder_client.client import FeederClient
+
+_NO_WORKERS = (
+    "feeder's dataset is read in the process that made it: DataLoader(dataset, batch_size=None, num_workers=0). The workers that make the "
+    "batches are the server's: start it with --workers, or use FeederClient.local(..., workers=4)"
+)
+
+
+def make_torch_dataset(client: FeederClient) -> Any:
+    """See `FeederClient.as_torch_dataset`."""
+    return _dataset_class()(client)
+
+
+@cache
+def _dataset_class() -> type[Any]:
+    try:
+        from torch.utils.data import IterableDataset, get_worker_info
+    except ImportError as e:
+        raise ConfigError(f"as_torch_dataset() needs torch, which can't be imported ({e}): pip install torch") from None
+
+    class FeederDataset(IterableDataset):  # type: ignore[misc]
+        """The batches of a feeder client; every iteration over it is one pass."""
+
+        def __init__(self, client: FeederClient) -> None:
+            self._client = client
+
+        def __len__(self) -> int:
+            return len(self._client)
+
+        def __iter__(self) -> Iterator[Any]:
+            if get_worker_info() is not None:
+                raise ConfigError(_NO_WORKERS)
+            return map(tensors, self._client)
+
+        def __reduce__(self) -> Any:
+            raise ConfigError(_NO_WORKERS)  # where DataLoader's workers are spawned, not forked
+
+        def __repr__(self) -> str:
+            return f"<FeederDataset of {self._client!r}>"
+
+    return FeederDataset
+
+
+def tensors(item: Any) -> Any:
+    """A batch with tensors in the place of its arrays. What torch has no type for (texts, dates) stays an array; None stays None."""
+    if isinstance(item, np.ndarray):
+        return _tensor(native(item))
+    if isinstance(item, (tuple, list)):
+        parts = [tensors(part) for part in item]
+        return parts if isinstance(item, list) else tuple(parts)
+    if isinstance(item, dict):
+        return {key: tensors(part) for key, part in item.items()}
+    return item
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> Any:
+    import torch
+
+    if array.dtype.name == "bfloat16":  # NumPy's is an extension type, which torch doesn't know under that name
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    try:
+        return torch.from_numpy(array)
+    except TypeError:
+        return array

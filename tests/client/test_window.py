@@ -1,0 +1,569 @@
+"""What is asked of which node: any interleaving of what can happen to a window, against a model of it; and simulated clusters."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from feeder_client.order import Order
+from feeder_client.window import AHEAD_SECONDS, MAX_DEPTH, Credits, Key, Node, Request, StreamWindow, Window, gather
+
+SETTINGS = settings(deadline=None, database=None, max_examples=300, stateful_step_count=50)
+MANY = 1 << 40
+
+
+def keys_of(requests: list[Request]) -> list[tuple[int, Key]]:
+    return [(r.node, (r.epoch, i)) for r in requests for i in r.indices]
+
+
+def plan(n: int) -> Iterator[Key]:
+    return ((e, i) for e in itertools.count() for i in range(n))
+
+
+def opened(window: Window, **workers: int) -> Window:
+    for name, count in workers.items():
+        window.node_opened(int(name[1:]), count)
+    return window
+
+
+# ------------------------------------------------------------------------------------------------------------- a model
+
+
+class WindowMachine(RuleBasedStateMachine):
+    """A trainer that asks as Keras might, nodes that answer, fail and come back, and what must hold all the while."""
+
+    @initialize(
+        n=st.integers(1, 8),
+        lookahead=st.booleans(),
+        prefetch=st.none() | st.integers(1, 6),
+        memory=st.sampled_from([1, 500, 2000, MANY]),
+        seed=st.integers(0, 1 << 64),
+    )
+    def begin(self, n: int, lookahead: bool, prefetch: int | None, memory: int, seed: int) -> None:
+        self.n, self.lookahead, self.memory = n, lookahead, memory
+        self.order = Order(n, seed)
+        self.credits = Credits(memory, prefetch)
+        self.window = Window(self.credits, lookahead)
+        self.version = -1
+        self.owed: dict[Key, int] = {}
+        self.stored: set[Key] = set()
+        self.again: set[Key] = set()
+        self.late: list[tuple[Key, int]] = []  # answers that nobody waits for any more
+        self.waiting: Key | None = None
+        self.urgent = False
+        self.in_sequence = 0
+        self.follow()
+
+    def follow(self) -> None:
+        if self.order.version != self.version:
+            self.version = self.order.version
+            self.window.replan(self.order.upcoming(), self.order.epoch)
+            self.late += [(k, node) for k, node in self.owed.items() if k[0] < self.order.epoch]
+            self.owed = {k: node for k, node in self.owed.items() if k[0] >= self.order.epoch}
+            self.stored = {k for k in self.stored if k[0] >= self.order.epoch}
+            self.again = {k for k in self.again if k[0] >= self.order.epoch}
+
+    # ---------------------------------------------------------------------------------------------------- the trainer
+
+    @precondition(lambda self: self.waiting is None)
+    @rule(index=st.integers(0, 7), next_one=st.booleans())
+    def ask(self, index: int, next_one: bool) -> None:
+        if next_one:
+            index, self.in_sequence = self.in_sequence, (self.in_sequence + 1) % self.n
+        self.waiting = self.order.ask(index % self.n)
+        self.follow()
+
+    @rule()
+    def begin_pass(self) -> None:
+        self.order.begin_pass()
+        self.in_sequence = 0
+
+    @rule()
+    def end_pass(self) -> None:
+        self.order.end_pass()
+
+    @precondition(lambda self: self.waiting is not None and self.waiting not in self.stored)
+    @rule()
+    def need(self) -> None:
+        self.window.need(self.waiting)
+        self.urgent = True
+
+    @precondition(lambda self: self.waiting in self.stored)
+    @rule()
+    def take(self) -> None:
+        self.window.taken(self.waiting)
+        self.stored.discard(self.waiting)
+        self.waiting, self.urgent = None, False
+
+    # ------------------------------------------------------------------------------------------------------ the nodes
+
+    @rule()
+    def fill(self) -> None:
+        before = dict(self.owed)
+        forced = self.waiting if self.urgent and self.waiting not in self.owed and self.waiting not in self.stored else None
+        asked = keys_of(self.window.fill(self.order.epoch))
+        for node, key in asked:
+            assert node in self.credits.nodes, "asked of a node that is not there"
+            assert key not in self.owed, "asked for twice"
+            assert key not in self.stored, "asked for, and it is there"
+            given = key[0] == self.order.epoch and key[1] in self.order._all.given
+            assert not given or key == self.waiting or key in self.again, "asked for what the trainer has had"
+            assert key[0] <= self.order.epoch + self.lookahead
+            self.owed[key] = node
+        ahead = [key for _, key in asked if key != forced]
+        if ahead:
+            assert len(self.owed) + len(self.stored) <= self.credits.limit() + (forced in self.owed)
+            assert set(ahead) <= self.again or self.again <= set(self.owed), "new ones were asked for before lost ones"
+            for node in (self.credits.nodes[number] for number, key in asked if key != forced):
+                assert len(node.owed) <= self.credits.share(node) + (forced in node.owed), "more than its share"
+            if self.credits.batch_bytes and len(ahead) > 1:
+                assert (len(self.owed) + len(self.stored) - 1) * self.credits.batch_bytes <= self.memory
+        self.again -= set(self.owed)
+        if forced is not None and self.credits.nodes:
+            assert forced in self.owed, "the trainer waits for it"
+        if self.credits.nodes and not self.owed and not self.stored and self.order.num_batches:
+            # Nothing on its way and nothing asked: only at the end of an epoch beyond which it may not look.
+            assert not self.lookahead
+            assert self.order.complete or (self.waiting is not None and self.order.position >= self.n)
+        self.urgent = False
+        assert before.items() <= self.owed.items()
+        had = {k for k in self.stored if k[0] == self.order.epoch and k[1] in self.order._all.given and k != self.waiting}
+        assert not had, "the trainer has had it, and it takes up room"
+
+    @precondition(lambda self: self.owed)
+    @rule(data=st.data(), nbytes=st.sampled_from([0, 10, 100, 1000]), seconds=st.sampled_from([0.0, 0.0005, 0.01, 1.0]))
+    def answer(self, data: st.DataObject, nbytes: int, seconds: float) -> None:
+        key = data.draw(st.sampled_from(sorted(self.owed)))
+        node = self.owed.pop(key)
+        assert self.window.owner(key) == node
+        assert self.window.arrived(key, node, nbytes, seconds)
+        self.stored.add(key)
+        self.late.append((key, node))
+
+    @precondition(lambda self: self.late)
+    @rule(data=st.data())
+    def answer_late(self, data: st.DataObject) -> None:
+        key, node = data.draw(st.sampled_from(self.late))
+        if key not in self.owed:
+            assert not self.window.arrived(key, node, 10, 0.01)
+
+    @rule(number=st.integers(0, 2), workers=st.integers(0, 3))
+    def open_node(self, number: int, workers: int) -> None:
+        self.forget(number)
+        self.window.node_opened(number, workers)
+
+    @rule(number=st.integers(0, 2))
+    def lose_node(self, number: int) -> None:
+        lost = self.forget(number)
+        assert self.window.node_lost(number) == lost
+
+    def forget(self, number: int) -> int:
+        lost = [k for k, node in self.owed.items() if node == number]
+        for key in lost:
+            del self.owed[key]
+            self.late.append((key, number))
+        self.again |= set(lost)
+        return len(lost)
+
+    # ------------------------------------------------------------------------------------------------------ always
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        if not hasattr(self, "window"):
+            return
+        assert (self.window.owed, self.window.stored) == (len(self.owed), len(self.stored))
+        for number, node in self.credits.nodes.items():
+            assert node.owed == {k for k, owner in self.owed.items() if owner == number}
+
+    def teardown(self) -> None:
+        """When the nodes answer, the trainer gets every batch that it asks for, two epochs long."""
+        if not hasattr(self, "window"):
+            return
+        self.open_node(0, 1)
+        self.order.begin_pass()
+        asks = itertools.islice(itertools.cycle(range(self.n)), 2 * self.n + 1)
+        for _ in range(20 * self.n + 20):
+            if self.waiting is None:
+                index = next(asks, None)
+                if index is None:
+                    return
+                self.waiting = self.order.ask(index)
+                self.follow()
+            if self.waiting in self.stored:
+                self.take()
+                continue
+            self.need()
+            self.fill()
+            for key, node in list(self.owed.items()):
+                assert self.window.arrived(key, node, 10, 0.01)
+                self.stored.add(self.owed.pop(key) is not None and key)
+            self.the_books_agree()
+        pytest.fail(f"waits for {self.waiting} for ever")
+
+
+def test_any_interleaving() -> None:
+    run_state_machine_as_test(WindowMachine, settings=SETTINGS)
+
+
+# ------------------------------------------------------------------------------------------------------- single rules
+
+
+def test_every_key_once_and_in_order_over_the_end_of_epochs() -> None:
+    window = opened(Window(Credits(MANY)), n0=2, n1=3)
+    window.replan(plan(7), 0)
+    delivered = []
+    for key in itertools.islice(plan(7), 70):
+        for node, asked in keys_of(window.fill(key[0])):
+            assert window.arrived(asked, node, 10, 0.01)
+            delivered.append(asked)
+        window.taken(key)
+    assert sorted(delivered)[:70] == list(itertools.islice(plan(7), 70))
+    assert len(set(delivered)) == len(delivered)
+
+
+def test_a_lost_node_s_keys_are_asked_again_first() -> None:
+    window = opened(Window(Credits(MANY, prefetch=6)), n0=1, n1=1)
+    window.replan(plan(100), 0)
+    first = keys_of(window.fill(0))
+    lost = [key for node, key in first if node == 0]
+    assert window.node_lost(0) == len(lost) > 0
+    window.node_opened(2, 10)
+    assert [key for _, key in keys_of(window.fill(0))] == lost
+    assert window.node_lost(7) == 0
+
+
+def test_what_was_lost_and_then_needed_is_asked_for_once() -> None:
+    window = opened(Window(Credits(1, prefetch=1)), n0=1)
+    window.replan(plan(9), 0)
+    assert keys_of(window.fill(0)) == [(0, (0, 0))]
+    window.node_lost(0)
+    window.need((0, 0))
+    window.node_opened(1, 1)
+    assert keys_of(window.fill(0)) == [(1, (0, 0))]
+    assert window.arrived((0, 0), 1, 1, 0.1)
+    window.taken((0, 0))
+    assert keys_of(window.fill(0)) == [(1, (0, 1))]
+
+
+def test_what_was_next_and_then_needed_is_asked_for_once() -> None:
+    window = Window(Credits(MANY, prefetch=1))
+    window.replan(plan(9), 0)
+    assert window.fill(0) == []  # nobody to ask: (0, 0) stays next
+    window.node_opened(0, 1)
+    window.need((0, 0))
+    assert keys_of(window.fill(0)) == [(0, (0, 0))]
+    window.arrived((0, 0), 0, 1, 0.1)
+    window.taken((0, 0))
+    assert keys_of(window.fill(0)) == [(0, (0, 1))]
+
+
+def test_a_full_window_can_t_block_its_own_head() -> None:
+    window = opened(Window(Credits(MANY, prefetch=2)), n0=1)
+    window.replan(plan(9), 0)
+    window.fill(0)
+    window.need((0, 7))
+    assert keys_of(window.fill(0)) == [(0, (0, 7))]
+    window.need((0, 7))
+    assert window.fill(0) == []
+    for key in ((0, 0), (0, 1), (0, 7)):
+        window.arrived(key, 0, 1, 0.1)
+        window.taken(key)
+    assert window.arrived((0, 7), 0, 1, 0.1) is False
+
+
+def test_lookahead_false_stops_at_the_end_of_the_epoch() -> None:
+    window = opened(Window(Credits(MANY), lookahead=False), n0=8)
+    window.replan(plan(3), 0)
+    assert [key for _, key in keys_of(window.fill(0))] == [(0, 0), (0, 1), (0, 2)]
+    for i in range(3):
+        window.arrived((0, i), 0, 1, 1.0)
+        window.taken((0, i))
+    assert window.fill(0) == []
+    assert [key for _, key in keys_of(window.fill(1))] == [(1, 0), (1, 1), (1, 2)]
+
+
+def test_with_lookahead_it_reaches_one_epoch_further_and_no_more() -> None:
+    window = opened(Window(Credits(MANY)), n0=8)
+    window.replan(plan(3), 0)
+    assert [key for _, key in keys_of(window.fill(0))] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert window.fill(0) == []
+
+
+def test_a_batch_that_is_kept_is_not_asked_for() -> None:
+    window = opened(Window(Credits(MANY, prefetch=2)), n0=1)
+    window.replan(plan(5), 0)
+    assert [key for _, key in keys_of(window.fill(0, {(0, 0), (0, 2)}.__contains__))] == [(0, 1), (0, 3)]
+
+
+def test_a_new_plan_gives_up_what_belongs_to_epochs_gone_by() -> None:
+    window = opened(Window(Credits(MANY, prefetch=4)), n0=2)
+    window.replan(plan(3), 0)
+    window.fill(0)
+    window.arrived((0, 0), 0, 1, 0.1)
+    window.replan(itertools.chain([(1, 2)], plan(3)), 1)
+    assert (window.owed, window.stored) == (1, 0)
+    assert window.owner((1, 0)) == 0
+    assert window.arrived((0, 1), 0, 1, 0.1) is False
+
+
+def test_requests_are_gathered_by_node_and_epoch() -> None:
+    chosen = [(0, (0, 8)), (1, (0, 9)), (0, (1, 0)), (0, (0, 7))]
+    assert gather(chosen) == [Request(0, 0, (8, 7)), Request(1, 0, (9,)), Request(0, 1, (0,))]
+
+
+# ------------------------------------------------------------------------------------------------------------- credits
+
+
+def test_a_worker_s_depth_follows_the_time_of_a_batch() -> None:
+    credits = Credits(MANY)
+    for seconds, depth in [(0.0, 2), (1.0, 2), (AHEAD_SECONDS, 3), (AHEAD_SECONDS / 10, 12), (1e-9, MAX_DEPTH), (5e-324, MAX_DEPTH)]:
+        assert credits.depth(Node(1, seconds=seconds)) == depth
+        assert credits.share(Node(3, seconds=seconds)) == 3 * depth + 1
+
+
+def test_the_limit_is_the_sum_of_the_shares_within_the_memory() -> None:
+    credits = Credits(1000)
+    assert credits.limit() == 0
+    credits.nodes = {0: Node(2), 1: Node(3)}
+    assert credits.limit() == 2 * 2 + 1 + 3 * 2 + 1
+    credits.learn(0, 300, 1.0)
+    assert credits.limit() == 3
+    credits.learn(0, 10**6, 1.0)
+    assert credits.limit() == 1, "one batch is always allowed"
+    assert Credits(MANY, prefetch=17).limit() == 17
+
+
+def test_a_large_batch_is_remembered_for_a_while() -> None:
+    credits = Credits(1000)
+    credits.nodes = {0: Node(20)}
+    credits.learn(0, 500, 1.0)
+    for _ in range(100):
+        credits.learn(0, 10, 1.0)
+    assert credits.batch_bytes <= 20
+    credits.learn(9, 10, 1.0)  # of a node that is gone
+    assert credits.nodes[0].delivered == 101
+
+
+def test_the_node_with_the_most_room_is_picked() -> None:
+    credits = Credits(MANY)
+    assert credits.pick(forced=True) is None
+    credits.nodes = {0: Node(1, owed={(0, 0), (0, 1)}), 1: Node(4, owed={(0, 2), (0, 3), (0, 4)})}
+    assert credits.pick(forced=False) == 1
+    assert credits.pick(forced=False, usable=lambda number: number == 0) == 0
+    credits.nodes[0].owed.add((0, 9))
+    assert credits.pick(forced=False, usable=lambda number: number == 0) is None
+    assert credits.pick(forced=True, usable=lambda number: number == 0) == 0
+
+
+def simulate(speeds: dict[int, tuple[int, float]], batches: int) -> dict[int, int]:
+    """Runs a window over nodes with (workers, seconds of a batch) and a trainer that never waits; returns batches by node."""
+    window = Window(Credits(MANY))
+    for node, (workers, _) in speeds.items():
+        window.node_opened(node, workers)
+    window.replan(plan(50), 0)
+    free = {node: [0.0] * workers for node, (workers, _) in speeds.items()}
+    events: list[tuple[float, int, Key]] = []
+    here: set[Key] = set()
+    now, counts = 0.0, dict.fromkeys(speeds, 0)
+    for key in itertools.islice(plan(50), batches):
+        while True:
+            for node, asked in keys_of(window.fill(key[0])):
+                started = max(now, heapq.heappop(free[node]))
+                heapq.heappush(free[node], started + speeds[node][1])
+                heapq.heappush(events, (started + speeds[node][1], node, asked))
+            if key in here:
+                break
+            now, node, asked = heapq.heappop(events)
+            assert window.arrived(asked, node, 100, speeds[node][1])
+            here.add(asked)
+            counts[node] += 1
+        here.discard(key)
+        window.taken(key)
+    return counts
+
+
+@pytest.mark.parametrize(("fast", "slow"), [((4, 0.010), (4, 0.040)), ((8, 0.01), (2, 0.01)), ((2, 0.001), (2, 0.004)), ((2, 1.0), (2, 3.0))])
+def test_nodes_share_by_speed(fast: tuple[int, float], slow: tuple[int, float]) -> None:
+    counts = simulate({0: fast, 1: slow}, 2000)
+    speed = (fast[0] / fast[1]) / (slow[0] / slow[1])
+    # Somewhat less where batches are slow: the window is narrow then, and fills up behind the slow node's.
+    assert 0.65 * speed < counts[0] / counts[1] < 1.15 * speed
+
+
+def test_every_worker_is_kept_busy() -> None:
+    """The trainer takes a batch as soon as it is there, and 8 workers make as many as 8 can."""
+    window = opened(Window(Credits(MANY)), n0=8)
+    window.replan(plan(1000), 0)
+    idle = 0
+    here: set[Key] = set()
+    pending: list[Key] = [key for _, key in keys_of(window.fill(0))]
+    for key in itertools.islice(plan(1000), 400):
+        while key not in here:
+            idle += len(pending) < 8
+            done, pending = pending[:8], pending[8:]
+            for made in done:
+                window.arrived(made, 0, 10, 0.1)
+                here.add(made)
+            pending += [k for _, k in keys_of(window.fill(0))]
+        window.taken(key)
+        pending += [k for _, k in keys_of(window.fill(0))]
+    assert idle == 0
+
+
+# ------------------------------------------------------------------------------------------------------------- streams
+
+
+class StreamMachine(RuleBasedStateMachine):
+    """Nodes with finite streams of known lengths; each run must give each node's batches exactly, and no two runs may mix."""
+
+    @initialize(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=3), prefetch=st.none() | st.integers(1, 5))
+    def begin(self, lengths: list[int], prefetch: int | None) -> None:
+        self.window = StreamWindow(Credits(MANY, prefetch))
+        self.lengths = lengths
+        self.tickets: dict[int, list[Key]] = {}
+        self.left: dict[int, int] = {}
+        self.stored = 0
+        self.runs = 0
+        self.got: dict[int, int] = {}
+        for node, length in enumerate(lengths):
+            self.join(node)
+            self.left[node] = length
+
+    def join(self, node: int) -> None:
+        self.window.node_opened(node, 1)
+        self.tickets[node], self.left[node], self.got[node] = [], self.lengths[node], 0
+
+    def over(self) -> None:
+        self.runs += 1
+        assert not any(self.tickets.values()), "the next run began before all tickets of this one were answered"
+        assert self.window.run == self.runs
+        for node in self.tickets:
+            assert self.got[node] == self.lengths[node], "a batch of this run is missing"
+            self.left[node], self.got[node] = self.lengths[node], 0
+
+    @rule(wait=st.booleans())
+    def fill(self, wait: bool) -> None:
+        asked = keys_of(self.window.fill(wait))
+        for node, key in asked:
+            assert key[0] == self.window.run
+            assert key not in [k for keys in self.tickets.values() for k in keys], "one ticket sold twice"
+            self.tickets[node].append(key)
+        total = sum(map(len, self.tickets.values()))
+        if asked:
+            assert total + self.stored <= self.window.credits.limit()
+        if wait and self.tickets:
+            assert total or self.stored, "nothing under way, and the trainer waits"
+
+    @precondition(lambda self: any(self.tickets.values()))
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        node = data.draw(st.sampled_from([n for n, keys in self.tickets.items() if keys]))
+        key = self.tickets[node].pop(data.draw(st.integers(0, len(self.tickets[node]) - 1)))
+        if self.left[node]:
+            self.left[node] -= 1
+            self.got[node] += 1
+            assert self.window.arrived(key, node, 10, 0.01)
+            assert self.window.arrived(key, node, 10, 0.01) is False
+            self.stored += 1
+        elif self.window.ended(key, node):
+            self.over()
+        assert self.window.ended(key, node) is False
+
+    @precondition(lambda self: self.stored)
+    @rule()
+    def take(self) -> None:
+        self.window.taken()
+        self.stored -= 1
+
+    @precondition(lambda self: len(self.tickets) > 0)
+    @rule(data=st.data(), back=st.booleans())
+    def lose(self, data: st.DataObject, back: bool) -> None:
+        node = data.draw(st.sampled_from(sorted(self.tickets)))
+        owed = self.tickets.pop(node)
+        assert self.window.node_lost(node) == len(owed)
+        for key in owed:
+            assert self.window.arrived(key, node, 10, 0.01) is False
+        if self.window.end_run():
+            self.over()
+        if back:
+            self.join(node)
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        if hasattr(self, "window"):
+            assert self.window.owed == sum(map(len, self.tickets.values()))
+            assert self.window.stored == self.stored
+
+    def teardown(self) -> None:
+        """As long as a node answers, runs end."""
+        if not hasattr(self, "window"):
+            return
+        if not self.tickets:
+            self.join(0)
+        target = self.runs + 2
+        rng = random.Random(0)
+        for _ in range(2000):
+            if self.runs >= target:
+                return
+            self.fill(wait=True)
+            while self.stored:
+                self.take()
+            for node in list(self.tickets):
+                while self.tickets[node]:
+                    key = self.tickets[node].pop(rng.randrange(len(self.tickets[node])))
+                    if self.left[node]:
+                        self.left[node] -= 1
+                        self.got[node] += 1
+                        assert self.window.arrived(key, node, 10, 0.01)
+                        self.stored += 1
+                    elif self.window.ended(key, node):
+                        self.over()
+                        break
+        pytest.fail("the run does not end")
+
+
+def test_streams_in_any_interleaving() -> None:
+    run_state_machine_as_test(StreamMachine, settings=SETTINGS)
+
+
+def test_a_stream_whose_only_other_node_is_lost_ends_without_it() -> None:
+    window = StreamWindow(Credits(MANY, prefetch=2))
+    window.node_opened(0, 1)
+    window.node_opened(1, 1)
+    tickets = dict((node, key) for node, key in keys_of(window.fill()))
+    assert not window.ended(tickets[0], 0)
+    assert window.node_lost(1) == 1
+    assert window.end_run()
+    assert window.run == 1
+    assert not window.end_run(), "nothing has been said about the next run"
+    assert keys_of(window.fill()) == [(0, (1, 0)), (0, (1, 1))]
+
+
+def test_no_ticket_for_a_node_whose_part_is_over() -> None:
+    window = StreamWindow(Credits(MANY))
+    window.node_opened(0, 1)
+    window.node_opened(1, 1)
+    tickets = keys_of(window.fill())
+    ended = next(key for node, key in tickets if node == 0)
+    assert not window.ended(ended, 0)
+    for node, key in tickets:
+        if node == 1:
+            window.arrived(key, 1, 1, 0.1)
+            window.taken()
+    assert {node for node, _ in keys_of(window.fill())} == {1}
+
+
+def test_a_stream_keeps_to_the_memory() -> None:
+    window = StreamWindow(Credits(1000))
+    window.node_opened(0, 8)
+    node, key = keys_of(window.fill())[0]
+    window.arrived(key, node, 600, 0.1)
+    assert window.fill() == []
+    assert window.fill(wait=True) == [], "one is there"
