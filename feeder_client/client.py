@@ -102,7 +102,7 @@ class FeederClient:
             workers: worker processes; None: as many as there are usable cores.
             args: arguments for a target's class or function: numbers, texts, booleans, lists and dicts of those.
             seed: of everything random in the source.
-            server: options of the server: ``threads``, ``gpu``, ``max_retries``, ``memory_bytes``, ``single``.
+            server: options of the server: ``threads``, ``gpu``, ``max_retries``, ``memory``, ``single``.
             options: as for the constructor.
 
         Raises:
@@ -159,7 +159,7 @@ class FeederClient:
             source=source,
             steps=steps,
             prefetch=None if prefetch == "auto" else int(prefetch),
-            memory_bytes=memory if isinstance(memory, int) else parse_size(memory),
+            memory_bytes=parse_size(memory if isinstance(memory, str) else str(memory)),
             lookahead=lookahead,
             connect_timeout=connect_timeout,
             batch_timeout=batch_timeout,

@@ -18,7 +18,7 @@ from feeder_client.payload import Borrowed, Bytes, Loan, Owned, Payload, small
 from feeder_wire import codec, frames
 from feeder_wire import messages as m
 from feeder_wire.arena import ArenaReader
-from feeder_wire.errors import ProtocolError
+from feeder_wire.errors import ProtocolError, VersionMismatch
 from feeder_wire.security import KeyPair, secure_client
 
 log = logging.getLogger("feeder.client")
@@ -75,6 +75,7 @@ class Connection:
     welcomed: bool = False
     connected: bool = False
     maps: bool = False
+    rests_until: float | None = None  # closed, until then
     _nonce: str = ""
     _bad_handshakes: int = 0
     _out: list[m.ToNode] = field(default_factory=list)
@@ -94,6 +95,7 @@ class Connection:
         self.monitor = self.socket.get_monitor_socket(_EVENTS)
         self.socket.connect(self.endpoint)
         self.welcomed = self.connected = False
+        self.rests_until = None
         self._pieces.clear()
         self._out = [hello]
         self.flush()
@@ -143,13 +145,14 @@ class Connection:
 
         Raises:
             ProtocolError: what came is no message of a node.
+            VersionMismatch: it is one of another version.
         """
         while True:
             try:
                 first, *rest = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            for message in frames.unpack(first.buffer, frames.TO_CLIENT):
+            for message in self._unpack(first):
                 if isinstance(message, m.Inline):
                     yield message, Owned(message.head, small(message.data), len(message.data))
                 elif isinstance(message, m.Lent):
@@ -165,9 +168,21 @@ class Connection:
                         self.loan.reader.forget(message.blocks)
                     yield message
 
+    def _unpack(self, frame: zmq.Frame) -> list[m.ToClient]:
+        try:
+            return frames.unpack(frame.buffer, frames.TO_CLIENT)
+        except ProtocolError as e:
+            self._check_version(frames.first_version([frame.buffer]))
+            raise ProtocolError(f"what listens at {self.endpoint} does not talk as a feeder-server does ({e})") from None
+
+    def _check_version(self, version: int | None) -> None:
+        if version is not None and version != m.WIRE_VERSION:
+            older = "client" if version > m.WIRE_VERSION else "server"
+            text = f"the server at {self.endpoint} speaks version {version} of feeder's protocol, this client version {m.WIRE_VERSION}"
+            raise VersionMismatch(f"{text}: upgrade the {older}")
+
     def _welcome(self, welcome: m.Welcome) -> None:
-        if welcome.version != m.WIRE_VERSION:
-            raise ProtocolError(f"the server speaks version {welcome.version} of feeder's protocol, this client {m.WIRE_VERSION}")
+        self._check_version(welcome.version)
         if self.loan is None or welcome.nonce != self._nonce:
             # Another node, or the same one restarted: block names begin anew, and what is still held belongs to the old one.
             reader = ArenaReader(welcome.directories)
@@ -203,7 +218,9 @@ class Connection:
         return self.loan.holds if self.loan is not None else ()
 
     def close(self) -> None:
-        """Send what was gathered, and close."""
+        """Send what was gathered, and close. May be called again."""
+        if self.socket.closed:
+            return
         try:
             self.flush()
         except zmq.ZMQError as e:  # pragma: no cover - the context is being torn down
@@ -211,3 +228,4 @@ class Connection:
         self.socket.disable_monitor()
         self.monitor.close(linger=0)
         self.socket.close()
+        self.welcomed = self.connected = False

@@ -84,6 +84,7 @@ class Core:
         self._order: Order | None = None
         self._stock: Stock | None = None
         self._kept: dict[Key, Any] = {}  # batches that were looked at and may be asked for again
+        self._undelivered: dict[int, Key] = {}  # what a caller waits for, or got an error instead of
         self._notes: tuple[str, ...] = ()  # about the source, from the node, not yet said
         self._first: float | None = None
         self._counted = _Counted()
@@ -113,13 +114,14 @@ class Core:
         """
         with self._cond:
             order, stock = self._usable()
-            key = order.ask(index)
+            key = self._key_of(index, order)
             stock.follow()
             if key in self._kept:
                 batch = self._kept[key]
                 self._prune(order)
                 self.wake()
                 return batch
+            self._undelivered[index] = key
             wait = LongWait(f"{stock.describe(key)} of source {self.options.source!r}", time.monotonic())
             while (payload := stock.take(key)) is None:
                 self._check(wait)
@@ -130,9 +132,18 @@ class Core:
             self._prune(order)
         batch = payload.open()
         with self._cond:
+            self._undelivered.pop(index, None)
             if order.may_repeat(key):
                 self._kept[key] = batch
         return batch
+
+    def _key_of(self, index: int, order: Order) -> Key:
+        # Asked for again after an error or a time-out: it is still owed, and not the beginning of another pass.
+        key = self._undelivered.get(index)
+        if key is not None and key[0] == order.epoch:
+            return key
+        self._undelivered.clear()
+        return order.ask(index)
 
     def get_in_run(self) -> Any:
         """The next batch of this run of a stream. Raises PassEnded when the run is over, else as `get`."""
@@ -160,6 +171,7 @@ class Core:
         """See `Order.begin_pass`."""
         with self._cond:
             order, stock = self._usable()
+            self._undelivered.clear()
             order.begin_pass()
             stock.follow()
             self._prune(order)
@@ -276,6 +288,8 @@ class Core:
         if options.world_size > 1:
             if stream or length is None:
                 raise ConfigError("rank and world_size share out the batches of an indexed source; this one is a stream")
+            if length < options.world_size:
+                raise ConfigError(f"world_size={options.world_size}, but source {options.source!r} has only {length} batches to share out")
             length //= options.world_size
         if options.steps is not None:
             if not stream and length is not None and options.steps > length:

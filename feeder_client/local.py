@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import operator
 import os
 import queue
 import subprocess
@@ -47,7 +48,7 @@ class LocalServer:
         workers: worker processes; None: as many as there are usable cores.
         args: arguments for a target's class or function.
         seed: of everything random.
-        options: further fields of the server's set-up (see feeder_server/private.py).
+        options: further options of the server (see feeder_server/private.py).
 
     Raises:
         ConfigError: the object can't be packed (the message says which attribute and what to do), or an option can't work.
@@ -72,13 +73,13 @@ class LocalServer:
         self.keys = Keys(client, server.public)
         setup = {
             "source": entry,
-            "workers": workers,
-            "seed": seed,
+            "workers": _whole("workers", workers),
+            "seed": _whole("seed", seed),
             "server_public": server.public.decode(),
             "server_secret": server.secret.decode(),
             "client_public": client.public.decode(),
             "remove": str(self._directory.path) if self._directory else None,
-            **(options or {}),
+            "options": dict(options or {}),
         }
         try:
             self._start(setup)
@@ -188,6 +189,14 @@ class LocalServer:
                 process.wait()
         if self._directory is not None:
             self._directory.close()
+
+
+def _whole(name: str, value: Any) -> int | None:
+    """A whole number that JSON can carry, also from a NumPy integer; None stays None."""
+    try:
+        return None if value is None else operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name}={value!r:.80}: a whole number is needed") from None
 
 
 def _plain_args(args: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -22,12 +22,14 @@ from feeder_client.connection import Connection, Keys
 from feeder_client.core import Core
 from feeder_client.payload import Payload
 from feeder_wire import messages as m
-from feeder_wire.errors import AuthenticationError, FeederError, NodeUnreachable, ProtocolError, of_kind
+from feeder_wire.errors import AuthenticationError, FeederError, NodeUnreachable, ProtocolError, VersionMismatch, of_kind
 
 log = logging.getLogger("feeder.client")
 
 TICK = 0.25
 PING_SECONDS = 3.0
+REST_SECONDS = 1.0
+"""Before a peer that talked nonsense is tried again: something else may listen there by then."""
 
 
 class _Stale(Exception):
@@ -111,6 +113,10 @@ class Receiver:
         self._poll()
         now = time.monotonic()
         for number, connection in enumerate(self._connections):
+            if connection.rests_until is not None:
+                if now < connection.rests_until:
+                    continue
+                connection.open(self._hello(connection))
             for happening in connection.happenings():
                 self._happened(number, connection, happening)
             try:
@@ -118,9 +124,10 @@ class Receiver:
                     self._take(number, connection, message)
             except _Stale as e:
                 self._reconnect(number, connection, str(e))
-            except ProtocolError as e:
+            except (ProtocolError, VersionMismatch) as e:
                 self._core.failed(number, e)
-                self._reconnect(number, connection, str(e))
+                connection.close()
+                connection.rests_until = now + REST_SECONDS
         gone = self._alive()
         if gone is not None:
             self._core.give_up(NodeUnreachable(gone))
@@ -130,8 +137,9 @@ class Receiver:
         poller = zmq.Poller()
         poller.register(self._ear, zmq.POLLIN)
         for connection in self._connections:
-            poller.register(connection.socket, zmq.POLLIN)
-            poller.register(connection.monitor, zmq.POLLIN)
+            if connection.rests_until is None:
+                poller.register(connection.socket, zmq.POLLIN)
+                poller.register(connection.monitor, zmq.POLLIN)
         poller.poll(int(TICK * 1000))
         # Empty the pipe, then lower the flag, then look: who finds the flag up in between has changed what we are about to look
         # at. The other way round, a ring in between is swallowed and leaves the flag up, so that nobody rings any more.

@@ -27,11 +27,13 @@ _NO_WORKERS = (
 
 def make_torch_dataset(client: FeederClient) -> Any:
     """See `FeederClient.as_torch_dataset`."""
-    return _dataset_class()(client)
+    plain, sized = _classes()
+    return (plain if client.num_batches is None else sized)(client)
 
 
 @cache
-def _dataset_class() -> type[Any]:
+def _classes() -> tuple[type[Any], type[Any]]:
+    """Without and with a length: Keras looks whether there is a ``__len__``, and takes it at its word."""
     try:
         from torch.utils.data import IterableDataset, get_worker_info
     except ImportError as e:
@@ -42,9 +44,6 @@ def _dataset_class() -> type[Any]:
 
         def __init__(self, client: FeederClient) -> None:
             self._client = client
-
-        def __len__(self) -> int:
-            return len(self._client)
 
         def __iter__(self) -> Iterator[Any]:
             if get_worker_info() is not None:
@@ -57,7 +56,13 @@ def _dataset_class() -> type[Any]:
         def __repr__(self) -> str:
             return f"<FeederDataset of {self._client!r}>"
 
-    return FeederDataset
+    class SizedFeederDataset(FeederDataset):
+        """The same, of a known number of batches."""
+
+        def __len__(self) -> int:
+            return len(self._client)
+
+    return FeederDataset, SizedFeederDataset
 
 
 def tensors(item: Any) -> Any:

@@ -23,11 +23,12 @@ from feeder_server.target import parse_target, plain
 from feeder_server.worker import take_over_stdin
 from feeder_wire.errors import ConfigError, FeederError
 from feeder_wire.security import KeyPair
+from feeder_wire.sizes import parse_size
 
 log = logging.getLogger("feeder.node")
 
-OPTIONS = ("memory_bytes", "max_retries", "gpu", "threads", "single")
-"""Fields of `ServeConfig` that a training script may set."""
+OPTIONS = ("memory", "max_retries", "gpu", "threads", "single")
+"""Options of ``feeder-server serve`` that a training script may set: ``FeederSequence.local(..., server={"threads": 2})``."""
 
 
 def configure(setup: dict[str, Any]) -> ServeConfig:
@@ -39,7 +40,12 @@ def configure(setup: dict[str, Any]) -> ServeConfig:
         source = SourceEntry("default", target=target)
     else:
         source = SourceEntry("default", parcel=entry["parcel"])
-    given = {name: setup[name] for name in OPTIONS if setup.get(name) is not None}
+    given = dict(setup.get("options") or {})
+    unknown = sorted(set(given) - set(OPTIONS))
+    if unknown:
+        raise ConfigError(f"server={{{unknown[0]!r}: ...}}: there is no such option; there are: {', '.join(OPTIONS)}")
+    if "memory" in given:
+        given["memory_bytes"] = parse_size(str(given.pop("memory")))
     return ServeConfig(
         sources=(source,),
         bind="tcp://127.0.0.1:0",

@@ -39,11 +39,11 @@ def state_of(thing: object) -> tuple[object, Setter] | None:
         if issubclass(cls, random.SystemRandom) or thing is getattr(random, "_inst", None):
             return None
         return thing, _set_random
-    # Two generators may share one bit generator, and that is where the state is. Asked of NumPy's class, not of a subclass.
+    if issubclass(cls, np.random.RandomState):
+        return None if thing is _global_state() else (thing, _set_randomstate)
     if issubclass(cls, np.random.Generator):
+        # Two may share one bit generator, and that is where the state is. Asked of NumPy's class, not of a subclass.
         thing = _GENERATOR_BITS.__get__(thing)
-    elif issubclass(cls, np.random.RandomState):
-        thing = _STATE_BITS.__get__(thing)
     if issubclass(type(thing), np.random.BitGenerator):
         return None if thing is _STATE_BITS.__get__(_global_state()) else (thing, _SETTERS.get(type(thing), _set_other))
     torch = getattr(sys.modules.get("torch"), "Generator", None)
@@ -87,6 +87,16 @@ def _set_mt19937(bits: Any, seed: bytes) -> None:
 def _set_other(bits: Any, seed: bytes) -> None:
     """Set a bit generator that isn't NumPy's own, such as those of randomgen."""
     bits.state = type(bits)(int.from_bytes(seed, "little")).state
+
+
+def _set_randomstate(generator: Any, seed: bytes) -> None:
+    if type(_STATE_BITS.__get__(generator)) is np.random.MT19937:
+        np.random.RandomState.seed(generator, np.frombuffer(seed, "<u4").astype(np.uint32))
+        return
+    bits = _STATE_BITS.__get__(generator)
+    _SETTERS.get(type(bits), _set_other)(bits, seed)
+    # It keeps the second of two normal numbers, where a Generator doesn't.
+    np.random.RandomState.set_state(generator, {**bits.state, "has_gauss": 0, "gauss": 0.0})
 
 
 def _set_random(generator: Any, seed: bytes) -> None:

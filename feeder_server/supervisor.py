@@ -227,7 +227,7 @@ class Supervisor:
         try:
             process.stdin.write(setup)
             process.stdin.flush()
-        except OSError:  # it died before it read: poll() reports that
+        except (OSError, ValueError):  # it died before it read, and poll() reports that; or stop() has closed the pipe
             pass
         with process.stdout:
             for line in process.stdout:

@@ -44,7 +44,7 @@ def make_key_files(folder: Path, name: str = SERVER_NAME) -> tuple[Path, Path]:
     Raises:
         ConfigError: the files are there already, or can't be written.
     """
-    if not name.isprintable() or not name.strip() or any(c in name for c in "/\\:*?\"<>|") or name.startswith("."):
+    if not name.isprintable() or not name.strip() or any(c in name for c in '/\\:*?"<>|') or name.startswith("."):
         raise ConfigError(f"{name!r} can't be the name of a key file: use letters, digits and dashes")
     public, secret = folder / f"{name}.key", folder / f"{name}.key_secret"
     for path in (public, secret):

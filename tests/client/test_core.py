@@ -197,6 +197,7 @@ class TestOpening:
             ("indexed", 6, {"steps": 7}, "steps=7, but source 'train' has only 6 batches"),
             ("stream", -1, {"world_size": 2}, "this one is a stream"),
             ("indexed", -1, {"world_size": 2}, "this one is a stream"),
+            ("indexed", 3, {"world_size": 4}, "only 3 batches to share out"),
         ],
     )
     def test_options_that_do_not_fit_the_source(self, kind: str, length: int, options: dict[str, Any], message: str) -> None:
@@ -386,6 +387,45 @@ class TestErrors:
         assert str(caught.value) == (
             "batch 0 of epoch 0 of source 'train' did not come within 5 s: tcp://host0:5555: worker 2 is at batch 0 of epoch 0"
         )
+
+    def test_what_did_not_come_in_time_is_still_owed(self, clock: Clock) -> None:
+        core, server = make(6, batch_timeout=5.0)
+        late: list[int] = []
+
+        def answer(server: Server, node: int, epoch: int, index: int) -> None:
+            if (epoch, index) == (0, 4) and not late:
+                late.append(node)
+            else:
+                server.send(node, epoch, index)
+
+        server.answer = answer
+        core.begin_pass()
+        assert [core.get(i) for i in range(4)] == [(0, i) for i in range(4)]
+        clock.step = 1.0
+        with pytest.raises(BatchTimeout):
+            core.get(4)
+        clock.step = 0.0
+        server.send(late[0], 0, 4)
+        assert [core.get(4), core.get(5)] == [(0, 4), (0, 5)], "the same pass goes on"
+        assert core.position() == (0, 6)
+
+    def test_a_batch_that_failed_can_be_asked_for_again(self) -> None:
+        core, server = make(6)
+        broken = [3]
+
+        def answer(server: Server, node: int, epoch: int, index: int) -> None:
+            if index in broken:
+                core.failed_batch(node, m.Failed(SESSION, epoch, index, self.remote()))
+            else:
+                server.send(node, epoch, index)
+
+        server.answer = answer
+        core.begin_pass()
+        assert [core.get(i) for i in range(3)] == [(0, i) for i in range(3)]
+        with pytest.raises(SourceError):
+            core.get(3)
+        broken.clear()
+        assert [core.get(i) for i in range(3, 6)] == [(0, i) for i in range(3, 6)]
 
     def test_without_a_limit_it_waits_and_says_so_ever_more_rarely(self, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
         core, server = make(6)

@@ -10,8 +10,9 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 SOURCES = Path(__file__).with_name("sources.py")
 
@@ -24,10 +25,10 @@ def check(function: Callable[[], None]) -> Callable[[], None]:
     return function
 
 
-def refused(call: Callable[[], object], *words: str) -> str:
-    """Calls it; it has to raise, with these words in the message, which is returned."""
+def refused(words: Sequence[str], call: Callable[..., object], *args: Any, **options: Any) -> str:
+    """Calls it; it has to raise, with all these words in the message, which is returned."""
     try:
-        call()
+        call(*args, **options)
     except Exception as e:
         text = f"{type(e).__name__}: {e}"
         assert all(word in text for word in words), text
@@ -49,5 +50,5 @@ def run(chosen: list[str]) -> None:
         except Exception:
             error = traceback.format_exc()
             failed = True
-        print(json.dumps({"check": function.__name__, "seconds": round(time.monotonic() - start, 2), "error": error}), flush=True)
+        print(json.dumps({"check": function.__name__, "seconds": round(time.monotonic() - start, 2), "error": error}), flush=True)  # noqa: T201
     sys.stdout.write("FAILED\n" if failed else "DONE\n")

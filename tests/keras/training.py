@@ -132,9 +132,13 @@ def shuffled_by_our_own_seed() -> None:
         random.seed(seed)
         with local(seed=7) as seq:
             made, loss = model()
-            made.fit(seq, epochs=2, shuffle=True, verbose=0)
-            orders.append(loss.taken())
-    assert orders[0] == orders[1], orders
+            made.fit(seq, epochs=3, shuffle=True, verbose=0)
+            orders.append(passes(loss.taken()))
+    assert [[sorted(one) for one in order] for order in orders] == [[epoch(0), epoch(1), epoch(2)]] * 2
+    # Where Keras' order begins with batch 0 by chance, nobody can tell yet that it shuffles, and ours begins with it too.
+    pairs = [(a, b) for e, (a, b) in enumerate(zip(*orders, strict=True)) if 1000 * e not in (a[0], b[0])]
+    assert pairs
+    assert all(a == b for a, b in pairs), orders
 
 
 @check
@@ -220,7 +224,7 @@ def error_in_order() -> None:
     for shuffle in (False, True):
         with local(args={"broken": 5}) as seq:
             made, loss = model()
-            text = refused(lambda: made.fit(seq, epochs=1, shuffle=shuffle, verbose=0), "no such image: 5.png", "sources.py")
+            text = refused(["no such image: 5.png", "sources.py"], made.fit, seq, epochs=1, shuffle=shuffle, verbose=0)
             assert BACKEND in ("tensorflow", "tf_keras") or text.startswith("SourceError"), text
             if not shuffle:
                 assert loss.taken() == [epoch(0)[i : i + 4] for i in range(0, 20, 4)]
@@ -265,6 +269,22 @@ def compiled() -> None:
 
 
 @check
+def as_a_dataset_of_the_framework() -> None:
+    with local() as seq:
+        made, loss = model()
+        if BACKEND == "torch":
+            loader: Any = importlib.import_module("torch.utils.data").DataLoader
+            dataset = loader(seq.as_torch_dataset(), batch_size=None)
+        elif BACKEND == "jax":
+            return  # would need one of the other two beside it
+        else:
+            dataset = seq.as_tf_dataset()
+        for e in (0, 2):
+            made.fit(dataset, epochs=2, verbose=0)
+            assert passes(loss.taken()) == [epoch(e), epoch(e + 1)]
+
+
+@check
 def large() -> None:
     """No block is given back too early: a batch that is overwritten while it is read has targets that don't fit its inputs."""
     with local("Large", args={"n": 40}, prefetch=4) as seq:
@@ -280,19 +300,19 @@ def large() -> None:
 
 @check
 def workers_are_refused() -> None:
-    words = "workers and use_multiprocessing are Keras' own"
-    for options in ({"use_multiprocessing": True}, {"workers": 4}):
-        refused(lambda: FeederSequence("tcp://127.0.0.1:1", keras=keras, **options), words, "FeederSequence.local(..., workers=4)")
-    refused(lambda: local(use_multiprocessing=True), words)
+    words = ["workers and use_multiprocessing are Keras' own", "FeederSequence.local(..., workers=4)"]
+    refused(words, FeederSequence, "tcp://127.0.0.1:1", keras=keras, workers=4)
+    refused(words, FeederSequence, "tcp://127.0.0.1:1", keras=keras, use_multiprocessing=True)
+    refused(words, local, use_multiprocessing=True)
     with local(max_queue_size=3) as seq:
         seq.workers, seq.use_multiprocessing, seq.max_queue_size = 0, False, 20
-        refused(lambda: setattr(seq, "workers", 2), words)
-        refused(lambda: setattr(seq, "use_multiprocessing", True), words)
+        refused(words, setattr, seq, "workers", 2)
+        refused(words, setattr, seq, "use_multiprocessing", True)
         assert (seq.workers, seq.use_multiprocessing) == (1, False)
         if KERAS_2:
             made, loss = model()
-            refused(lambda: made.fit(seq, verbose=0, workers=2), words)
-            refused(lambda: made.fit(seq, verbose=0, workers=1, use_multiprocessing=True), words)
+            refused(words, made.fit, seq, verbose=0, workers=2)
+            refused(words, made.fit, seq, verbose=0, workers=1, use_multiprocessing=True)
             loss.taken()
             made.fit(seq, verbose=0, workers=1, max_queue_size=3)
             assert sorted(s % 1000 for s in flat(loss.taken())) == epoch(0)

@@ -33,6 +33,7 @@ def setup(**changes: Any) -> dict[str, Any]:
         "server_secret": SERVER.secret.decode(),
         "client_public": CLIENT.public.decode(),
         "remove": None,
+        "options": {},
         **changes,
     }
 
@@ -57,12 +58,12 @@ class TestConfigure:
         assert not config.insecure
 
     def test_numbers_are_passed_on(self) -> None:
-        config = private.configure(setup(memory_bytes=5 << 20, max_retries=0, gpu=True, threads=3, single=True))
+        config = private.configure(setup(options={"memory": "5MiB", "max_retries": 0, "gpu": True, "threads": 3, "single": True}))
         assert (config.workers, config.seed, config.memory, config.max_retries) == (2, 7, 5 << 20, 0)
         assert (config.gpu, config.threads, config.single) == (True, 3, True)
 
     def test_what_is_not_given_has_its_default(self) -> None:
-        config = private.configure(setup(workers=None, memory_bytes=None, threads=None))
+        config = private.configure(setup(workers=None))
         assert config.workers == usable_cores()
         assert (config.threads, config.max_retries, config.memory_bytes) == (1, 2, 0)
 
@@ -73,7 +74,9 @@ class TestConfigure:
             ({"workers": "4"}, "--workers '4'"),
             ({"workers": 2.5}, r"--workers 2\.5"),
             ({"seed": -1}, "--seed -1"),
-            ({"memory_bytes": "1GiB"}, "--memory '1GiB'"),
+            ({"options": {"memory": "much"}}, "is not a size"),
+            ({"options": {"thread": 3}}, "there is no such option; there are: memory, max_retries"),
+            ({"options": {"threads": 0}}, "--threads 0"),
             ({"source": {"target": "data.py", "parcel": None, "args": {}}}, r"write data\.py:NAME"),
         ],
     )

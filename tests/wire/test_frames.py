@@ -56,7 +56,7 @@ MESSAGES: dict[type[Any], st.SearchStrategy[Any]] = {
     m.Progress: st.builds(m.Progress, ids, texts),
     m.Retired: st.builds(m.Retired, blocks),
     m.Pong: st.builds(m.Pong, whole),
-    m.Goodbye: st.builds(m.Goodbye, texts, texts),
+    m.Goodbye: st.builds(m.Goodbye, texts, texts, st.lists(texts, max_size=4).map(tuple)),
     w.Task: st.builds(w.Task, whole, whole, ids, whole, whole, whole),
     w.Free: st.builds(w.Free, blocks),
     w.Drop: st.builds(w.Drop, ids),

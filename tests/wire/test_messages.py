@@ -39,7 +39,7 @@ GOOD: list[Any] = [
     m.Progress(ID, TEXT),
     m.Retired((BLOCK,)),
     m.Pong(7),
-    m.Goodbye("", TEXT),
+    m.Goodbye("", TEXT, ("ValueError",)),
     w.Task(1, 0, ID, 2, 3, 4),
     w.Free((BLOCK,)),
     w.Drop(ID),
@@ -87,11 +87,14 @@ def test_messages_don_t_change(message: Any) -> None:
     assert hash(message) == hash(dataclasses.replace(message))
 
 
-@pytest.mark.parametrize(("message", "name"), [(x, f.name) for x in GOOD for f in dataclasses.fields(x)], ids=str)
+FIELDS = {f"{kinds(x)}.{f.name}": (x, f.name) for x in GOOD for f in dataclasses.fields(x)}
+
+
+@pytest.mark.parametrize(("message", "name"), FIELDS.values(), ids=FIELDS)
 def test_no_field_takes_what_it_should_not(message: Any, name: str) -> None:
     good = getattr(message, name)
     for value in [*NEVER, *WRONG_SOMEWHERE]:
-        if value in ([], ["a", 1, None]) and isinstance(good, tuple):
+        if isinstance(value, list) and isinstance(good, tuple):
             continue  # lists come from msgpack; what is in them is looked at below
         try:
             made = dataclasses.replace(message, **{name: value})
