@@ -58,6 +58,7 @@ class Receiver:
             end.setblocking(False)
         self._rung = False
         self._closing = False
+        self._last_word: FeederError | None = None  # of a server that ended with an error
         self._ping = 0
         self._next_ping = 0.0
         self._connections = [Connection(node.endpoint, self._context, keys, allow_map, self.wake) for node in core.roster.nodes]
@@ -117,11 +118,13 @@ class Receiver:
                 if now < connection.rests_until:
                     continue
                 connection.open(self._hello(connection))
-            for happening in connection.happenings():
-                self._happened(number, connection, happening)
+            # Asked first and acted on last: what a node said before its connection broke is still to be heard.
+            happenings = list(connection.happenings())
             try:
                 for message in connection.receive():
                     self._take(number, connection, message)
+                for happening in happenings:
+                    self._happened(number, connection, happening)
             except _Stale as e:
                 self._reconnect(number, connection, str(e))
             except (ProtocolError, VersionMismatch) as e:
@@ -130,7 +133,8 @@ class Receiver:
                 connection.rests_until = now + REST_SECONDS
         gone = self._alive()
         if gone is not None:
-            self._core.give_up(NodeUnreachable(gone))
+            # What it said before it went tells more than its exit code.
+            self._core.give_up(self._last_word or NodeUnreachable(gone))
         self._send(now)
 
     def _poll(self) -> None:
@@ -208,7 +212,8 @@ class Receiver:
 
     def _refused(self, number: int, message: m.Refuse | m.Goodbye) -> None:
         if message.kind:
-            self._core.failed(number, of_kind(message.kind, message.text, getattr(message, "builtins", ())))
+            self._last_word = of_kind(message.kind, message.text, getattr(message, "builtins", ()))
+            self._core.failed(number, self._last_word)
         else:
             self._core.lost(number, f"the server was stopped ({message.text})")
 

@@ -28,7 +28,7 @@ def rng(seed: int | None = None) -> np.random.Generator:
 
     It is one object, which feeder sets to the seed of each item before that item: a second call within the item goes on where the
     first was, and it may as well be kept, for example as ``self.rng = feeder_server.rng()``. The first call of a process takes 100 us,
-    others less than 1 us, and setting the seed 3 us per item. To be called in one thread.
+    others 0.1 us, and setting the seed 2 us per item. To be called in one thread.
 
     Args:
         seed: for code that runs without feeder, which otherwise gets fresh numbers in every process; a call with the same seed goes on,

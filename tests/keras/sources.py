@@ -77,12 +77,8 @@ class Forms(Samples):
         x, y = super().__getitem__(i)
         if self.form == "dict":
             return {"left": x, "right": x.copy()}, y
-        if self.form == "lists":
-            return [x, x.copy()], y
-        if self.form == "none":
-            return x, y, None
-        if self.form == "big-endian":
-            return x.astype(">f4"), y.astype(">f4")
+        if self.form == "odd":
+            return [x, x.astype(">f4")], y.astype(">f4"), None
         if self.form == "list":
             return [x, y]
         return x

@@ -144,15 +144,14 @@ def shuffled_by_our_own_seed() -> None:
 @check
 def one_batch_and_two() -> None:
     """As short as what Keras looks at."""
-    for n in (1, 2):
-        for shuffle in (False, True):
-            with local(workers=1, args={"n": n}) as seq:
-                made, loss = model()
-                made.fit(seq, epochs=3, shuffle=shuffle, verbose=0)
-                # The pass in which Keras builds the model on JAX and torch is a whole one where there is one batch.
-                first = 1 if n == 1 and BACKEND in ("jax", "torch") else 0
-                expected = [[1000 * e + i for i in range(n * 4 - 2)] for e in range(first, first + 3)]
-                assert [sorted(one) for one in passes(loss.taken(), n)] == expected, (n, shuffle)
+    for n, shuffle in ((1, True), (2, False), (2, True)):
+        with local(workers=1, args={"n": n}) as seq:
+            made, loss = model()
+            made.fit(seq, epochs=3, shuffle=shuffle, verbose=0)
+            # The pass in which Keras builds the model on JAX and torch is a whole one where there is one batch.
+            first = 1 if n == 1 and BACKEND in ("jax", "torch") else 0
+            expected = [[1000 * e + i for i in range(n * 4 - 2)] for e in range(first, first + 3)]
+            assert [sorted(one) for one in passes(loss.taken(), n)] == expected, (n, shuffle)
 
 
 @check
@@ -232,7 +231,7 @@ def error_in_order() -> None:
 
 @check
 def forms() -> None:
-    for form, inputs in (("dict", ["left", "right"]), ("lists", ["left", "right"]), ("none", None), ("big-endian", None), ("list", None)):
+    for form, inputs in (("dict", ["left", "right"]), ("odd", ["left", "right"]), ("list", None)):
         with local("Forms", workers=1, args={"form": form}) as seq:
             made, loss = model(inputs=inputs)
             made.fit(seq, epochs=2, shuffle=False, verbose=0)
