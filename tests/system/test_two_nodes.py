@@ -1,0 +1,147 @@
+"""Several nodes that serve one source: the work goes to who gets it done, and whatever dies, every batch comes once and in order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from feeder_client import FeederClient
+from tests.serving import SOURCES, Serving, free_port, posix_signals, serve, until
+
+SLEEPY = f"{SOURCES}:Sleepy"
+
+
+def test_the_faster_one_does_more(tmp_path: Path) -> None:
+    """One takes ten times as long for a batch as the other; the order is that of the source all the same."""
+    with (
+        serve(tmp_path, SLEEPY, "-a", "name=fast", "-a", "seconds=0.005") as fast,
+        serve(tmp_path, SLEEPY, "-a", "name=slow", "-a", "seconds=0.05") as slow,
+        FeederClient([slow.endpoint, fast.endpoint]) as client,
+    ):
+        for _ in range(2):
+            got = list(client)
+            assert [i for i, _ in got] == list(range(60))
+        by = Counter(name for _, name in got)
+        assert set(by) == {"fast", "slow"}
+        assert by["fast"] > 2 * by["slow"]
+        assert client.stats().nodes == 2
+
+
+def test_every_node_is_used_at_full_width(tmp_path: Path) -> None:
+    """Both hold on to their first batch until each has one: neither waits for the other."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    source = f"{SOURCES}:Holds"
+    with (
+        serve(tmp_path, source, "-a", f"folder={tmp_path / 'a'}", "-a", "at=0") as one,
+        serve(tmp_path, source, "-a", f"folder={tmp_path / 'b'}", "-a", "at=1") as two,
+        FeederClient([one.endpoint, two.endpoint]) as client,
+    ):
+        # Batch 0 goes to one of them and batch 1 to the other; who holds depends on which is which, and both ways both go on.
+        for folder in ("a", "b"):
+            (tmp_path / folder / "go").touch()
+        assert list(client) == list(range(30))
+
+
+@posix_signals
+@pytest.mark.parametrize("kilobytes", [0, 64], ids=["small", "blocks"])
+def test_one_is_killed_in_mid_pass(tmp_path: Path, kilobytes: int) -> None:
+    """What it owed is made by the other: nothing lost, nothing doubled, in order; and the next passes are whole too."""
+    arguments = (f"{SOURCES}:Holds", "-a", f"folder={tmp_path}", "-a", "at=10", "-a", f"kilobytes={kilobytes}", "--workers", "1", "--bind", "tcp://127.0.0.1:0")
+    with Serving(tmp_path, *arguments) as one, Serving(tmp_path, *arguments) as two:
+        with FeederClient([one.endpoint, two.endpoint], connect_timeout=5) as client:
+            batches = iter(client)
+            got = [next(batches) for _ in range(8)]
+            # Somebody is at batch 10 and holds; that node is killed, and the other one makes it again.
+            until(lambda: list(tmp_path.glob("at-10-*")), "a worker is at batch 10")
+            holding = int(next(tmp_path.glob("at-10-*")).name.rpartition("-")[2])
+            victim = one if holding in children(one) else two
+            victim.popen.kill()
+            victim.wait()
+            (tmp_path / "go").touch()
+            got += list(batches)
+            assert numbers(got, kilobytes) == list(range(30))
+            assert numbers(list(client), kilobytes) == list(range(30))
+            stats = client.stats()
+            assert stats.nodes == 1
+            assert stats.retries >= 1
+            assert stats.batches == 60
+
+
+def children(node: Serving) -> set[int]:
+    from tests.serving import workers_of
+
+    return set(workers_of(node.pid))
+
+
+def numbers(batches: list[object], kilobytes: int) -> list[int]:
+    """Which batches these are."""
+    if not kilobytes:
+        return batches  # type: ignore[return-value]
+    from tests.sources import pattern
+
+    known = {pattern(i, 256).tobytes(): i for i in range(30)}
+    return [known[bytes(batch[:256])] for batch in batches]  # type: ignore[index]
+
+
+@posix_signals
+def test_both_are_killed_and_one_comes_back(tmp_path: Path) -> None:
+    """On the same port, in mid-pass: the client has waited for it, and goes on where it was."""
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    arguments = (f"{SOURCES}:Holds", "-a", f"folder={tmp_path}", "-a", "at=10", "--workers", "1", "--bind")
+    with Serving(tmp_path, *arguments, "tcp://127.0.0.1:0") as one, Serving(tmp_path, *arguments, endpoint) as two:
+        with FeederClient([one.endpoint, two.endpoint], connect_timeout=60) as client:
+            batches = iter(client)
+            got = [next(batches) for _ in range(8)]
+            for node in (one, two):
+                node.popen.kill()
+                node.wait()
+            (tmp_path / "go").touch()
+            with serve(tmp_path, f"{SOURCES}:Holds", "-a", f"folder={tmp_path}", bind=endpoint):
+                got += list(batches)
+                assert got == list(range(30))
+                assert client.stats().reconnects >= 2
+
+
+@posix_signals
+def test_a_single_node_is_restarted_in_mid_pass(tmp_path: Path) -> None:
+    """The epoch goes on too, not only the batches: the new node's copy is brought to where the old one was."""
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    with serve(tmp_path, f"{SOURCES}:Epochs", bind=endpoint) as undisturbed, FeederClient(undisturbed.endpoint) as client:
+        expected = [list(client) for _ in range(3)]
+    with FeederClient(endpoint, connect_timeout=60) if False else Serving(tmp_path, f"{SOURCES}:Epochs", "--workers", "1", "--bind", endpoint) as first:
+        client = FeederClient(first.endpoint, connect_timeout=60)
+        got = [list(client)]
+        batches = iter(client)
+        second = [next(batches) for _ in range(5)]
+        first.popen.kill()
+        first.wait()
+        with serve(tmp_path, f"{SOURCES}:Epochs", workers=2, bind=endpoint):
+            got.append(second + list(batches))
+            got.append(list(client))
+            assert got == expected
+            client.close()
+
+
+def test_a_node_that_is_stopped_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Stopped in good order: the client is told, and the others go on."""
+    with serve(tmp_path, SLEEPY, "-a", "seconds=0.01") as one, serve(tmp_path, SLEEPY, "-a", "seconds=0.01") as two:
+        with FeederClient([one.endpoint, two.endpoint]) as client:
+            batches = iter(client)
+            got = [next(batches)[0] for _ in range(10)]
+            one.stop()
+            got += [i for i, _ in batches]
+            assert got == list(range(60))
+        assert f"lost the connection to {one.endpoint}: the server was stopped (it got SIGTERM)" in caplog.text
+
+
+def test_a_node_that_comes_late_helps(tmp_path: Path) -> None:
+    late = f"tcp://127.0.0.1:{free_port()}"
+    with serve(tmp_path, SLEEPY, "-a", "name=first", "-a", "seconds=0.02") as first, FeederClient([first.endpoint, late]) as client:
+        list(client)
+        with serve(tmp_path, SLEEPY, "-a", "name=late", "-a", "seconds=0.02", bind=late):
+            until(lambda: client.stats().nodes == 2, lambda: repr(client))
+            list(client)
+            assert Counter(name for _, name in client)["late"] > 5
