@@ -17,7 +17,7 @@ the next index:
     nobody trained yet in this epoch        begin it again (they looked), or the next one if they did more than look
     a pass of one or two batches so far     begin it again, if the index doesn't go on in sequence: Keras' fake pass (JAX, torch)
     otherwise                               go on. If an index then is asked for again that was not since ``on_epoch_begin``, this is a
-                                            new pass after one that was left in the middle: the next epoch begins, and what was
+                                            new pass after one that was left in the middle: a new epoch begins, and what was
                                             delivered since counts for it, so that this pass still gets every batch once.
 
 For a stream the same keys are positions: what is delivered at a position is whatever is ready.
@@ -206,13 +206,14 @@ class Order:
         self.version += 1
 
     def _next_epoch(self, keep: bool = False) -> None:
-        """Go on to the next epoch. `keep`: what the pass under way has got counts for it."""
+        """Go on to a new epoch. `keep`: what the pass under way has got counts for it."""
         in_sequence = not self._shuffled and len(self._all) > PEEKS
         if keep or not self.complete or (in_sequence and self._expect_shuffle):
             self.version += 1  # nobody could foresee it
         if in_sequence:
             self._expect_shuffle = False
-        self.epoch += 1
+        # Of the very next epoch batches may be on their way that this pass has got already from the one that ends.
+        self.epoch += 2 if keep else 1
         kept = self._pass
         self._forget()
         if keep:

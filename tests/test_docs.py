@@ -129,7 +129,7 @@ class TestPython:
         assert named == real - {"self", "options"}
 
     def test_what_is_planned_is_not_there(self) -> None:
-        for name in ("state_dict", "load_state_dict", "as_tf_dataset", "as_torch_dataset", "callbacks"):
+        for name in ("state_dict", "load_state_dict", "callbacks"):
             assert not hasattr(FeederSequence, name)
         assert not {"on_error", "bind"} & set(inspect.signature(FeederClient.__init__).parameters)
 
