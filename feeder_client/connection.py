@@ -75,6 +75,8 @@ class Connection:
     welcomed: bool = False
     connected: bool = False
     maps: bool = False
+    given_up: bool = False
+    """After some failures of the handshake libzmq doesn't try again: a new socket has to."""
     rests_until: float | None = None  # closed, until then
     _nonce: str = ""
     _bad_handshakes: int = 0
@@ -94,7 +96,7 @@ class Connection:
             secure_client(self.socket, self.keys.own, self.keys.server)
         self.monitor = self.socket.get_monitor_socket(_EVENTS)
         self.socket.connect(self.endpoint)
-        self.welcomed = self.connected = False
+        self.welcomed = self.connected = self.given_up = False
         self.rests_until = None
         self._pieces.clear()
         self._out = [hello]
@@ -130,7 +132,10 @@ class Connection:
                 yield "lost"
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 yield "the server refused this client's key: is its public key among the server's --authorized-clients?"
-            elif event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_DISCONNECTED):
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                self.given_up = True
+                yield self._blame()
+            elif event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_DISCONNECTED):
                 self._bad_handshakes += 1
                 if self._bad_handshakes >= _HANDSHAKES_BEFORE_BLAME:
                     yield self._blame()

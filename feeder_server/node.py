@@ -23,7 +23,7 @@ from feeder_server.config import ServeConfig
 from feeder_server.crew import Crew
 from feeder_server.dispatch import Dispatch
 from feeder_server.gate import Gate
-from feeder_server.supervisor import Lost, Supervisor
+from feeder_server.supervisor import MAX_CRASHES, Lost, Supervisor
 from feeder_server.work import Action, Assign, Bury, Remove, Send, Ship, Tell, slots_of
 from feeder_wire import beacon
 from feeder_wire import messages as m
@@ -74,6 +74,8 @@ class Node:
         self.stop_reason: str | None = None  # set from signal handlers and other threads
         self._fatal: FeederError | None = None
         self._fatal_remote = m.Goodbye("", "")
+        self._load_errors: dict[int, str] = {}  # slot -> why its last worker could not load a source
+        self._given_up = 0
         self._ready = False
         self._next_look = self._next_progress = 0.0
         self._supervisor: Supervisor | None = None
@@ -103,7 +105,9 @@ class Node:
             self._remove_arena()
             raise
         config = self._config
-        self._supervisor = Supervisor(config.workers, self._setup, threads=config.threads, gpu=config.gpu)
+        # A batch that kills its worker has a budget of its own, which must be used up before this one is.
+        budget = max(MAX_CRASHES, config.max_retries + 2)
+        self._supervisor = Supervisor(config.workers, self._setup, threads=config.threads, gpu=config.gpu, max_crashes=budget)
         self._poller = zmq.Poller()
         for socket in (*self._gate.sockets, self._crew.socket):
             self._poller.register(socket, zmq.POLLIN)
@@ -255,9 +259,9 @@ class Node:
         }
 
     def _from_worker(self, slot: int, report: w.FromWorker) -> list[Action]:
+        assert self._supervisor is not None
         match report:
             case w.Made() | w.MadeBlock():
-                assert self._supervisor is not None
                 self._supervisor.progressed(slot)
                 return self.dispatch.made(slot, report)
             case w.TaskFailed():
@@ -269,24 +273,29 @@ class Node:
                 return self.dispatch.joined(slot, report.generation)
             case w.Loaded():
                 actions = self.dispatch.loaded(slot, report)
-                if not self._ready and self.dispatch.slots[slot].ready:
-                    self._ready = True
-                    self._on_ready(self._gate.endpoint)
+                if self.dispatch.slots[slot].ready:
+                    self._supervisor.loaded(slot)
+                    if not self._ready:
+                        self._ready = True
+                        self._on_ready(self._gate.endpoint)
                 return actions
             case w.LoadFailed():
-                self._load_failed(report)
+                self._load_failed(slot, report)
             case w.Dropped():
                 self._arena.forget(report.blocks)
                 return [Send(client, m.Retired(report.blocks)) for client in self._gate.peers]
         return []
 
-    def _load_failed(self, report: w.LoadFailed) -> None:
+    def _load_failed(self, slot: int, report: w.LoadFailed) -> None:
         source = self.dispatch.sources[report.source]
-        # Where others loaded the same source, this is one worker's trouble (a file that is gone now): it ends and is replaced.
-        if not source.kind and self._fatal is None:
-            error: RemoteError = report.error
-            self._fatal = rebuild(error, f"source {source.name!r}" if len(self.dispatch.sources) > 1 else "")
-            self._fatal_remote = m.Goodbye(error.kind, str(self._fatal), error.builtins)
+        error = rebuild(report.error, f"source {source.name!r}" if len(self.dispatch.sources) > 1 else "")
+        if source.kind:
+            # Others have loaded it: this is one worker's trouble (a file that is gone now). It ends, and is replaced.
+            log.warning("worker %d could not load it: %s", slot, error)
+            self._load_errors[slot] = str(error)
+        elif self._fatal is None:
+            self._fatal = error
+            self._fatal_remote = m.Goodbye(report.error.kind, str(error), report.error.builtins)
 
     def _look_at_workers(self, now: float) -> None:
         assert self._supervisor is not None
@@ -295,10 +304,19 @@ class Node:
             self._crew.gone(lost.slot)
             self._act(self.dispatch.worker_lost(lost.slot, _last_words(lost), self._last_task(lost)))
         hopeless = self._supervisor.hopeless()
-        if hopeless is not None and self._fatal is None:
-            text = f"worker {hopeless.slot}: {_last_words(hopeless)}"
+        if len(hopeless) > self._given_up and self._fatal is None:
+            self._give_up(hopeless)
+
+    def _give_up(self, hopeless: list[Lost]) -> None:
+        self._given_up = len(hopeless)
+        worst = hopeless[-1]
+        text = f"worker {worst.slot}: {self._load_errors.get(worst.slot) or _last_words(worst)}"
+        slots = {lost.slot for lost in hopeless}
+        if any(source.slots <= slots for source in self.dispatch.sources):
             self._fatal = WorkerCrashed(text)
             self._fatal_remote = m.Goodbye("WorkerCrashed", text)
+        else:
+            log.error("going on with %d of %d workers. %s", self._config.workers - len(slots), self._config.workers, text)
 
     # ------------------------------------------------------------------------------------------------------------- common
 
@@ -321,6 +339,8 @@ class Node:
 
     def _remove_blocks(self, names: tuple[str, ...]) -> None:
         self._arena.forget(names)
+        for client in self._gate.peers if names else ():
+            self._gate.put(client, m.Retired(names))
         for name in names:
             try:
                 (self._directories[int(name[0])].path / name).unlink(missing_ok=True)

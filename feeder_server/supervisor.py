@@ -6,7 +6,7 @@
 
 All workers start at once: on Windows a process start takes half a second, and one after another sixteen of them take eight. The
 thread per worker also means that a worker never blocks on a full output pipe. A worker that keeps dying without having made a
-batch is started ever more slowly, and after `MAX_CRASHES` in a row no more: restart without a budget is a fork bomb.
+batch is started ever more slowly, and after some in a row no more: restart without a budget is a fork bomb.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class _Place:
     process: subprocess.Popen[bytes] | None = None
     starting: threading.Thread | None = None
     failure: str = ""  # the process could not even be started
+    loaded: bool = False  # the process has its sources
     crashes: int = 0  # in a row, without a batch
+    failed_starts: int = 0  # in a row, of workers that died before they had their sources
     why: str = ""  # of the last one
     start_at: float | None = 0.0  # when to start the next one; None: one is there
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
@@ -102,6 +104,7 @@ class Supervisor:
         setup: makes the set-up of the worker in a slot (JSON-able), given slot and generation.
         threads: see `worker_environment`.
         gpu: see `worker_environment`.
+        max_crashes: of workers in one slot, in a row and without a batch, before it is given up.
         spawn: starts a process; a test passes its own.
     """
 
@@ -112,11 +115,13 @@ class Supervisor:
         *,
         threads: int = 1,
         gpu: bool = False,
+        max_crashes: int = MAX_CRASHES,
         spawn: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
     ) -> None:
         self._places = [_Place() for _ in range(slots)]
         self._setup = setup
         self._env = worker_environment(threads, gpu)
+        self._max_crashes = max_crashes
         self._spawn = spawn
         self._ending = False
         self.restarts = 0
@@ -129,21 +134,30 @@ class Supervisor:
                 lost.append(self._reap(slot, place, now))
             elif place.failure and not self._ending:
                 lost.append(self._reap(slot, place, now))
-            if place.start_at is not None and now >= place.start_at and place.crashes < MAX_CRASHES and not self._ending:
+            if place.start_at is not None and now >= place.start_at and not self._is_hopeless(place) and not self._ending:
                 self._start(slot, place)
         return lost
 
+    def loaded(self, slot: int) -> None:
+        """The worker in `slot` has loaded its sources: if it dies now, it is not for want of them."""
+        self._places[slot].loaded = True
+
     def progressed(self, slot: int) -> None:
         """The worker in `slot` made a batch: whatever killed its predecessors, it is not hopeless."""
-        self._places[slot].crashes = 0
+        place = self._places[slot]
+        place.loaded, place.crashes, place.failed_starts = True, 0, 0
 
-    def hopeless(self) -> Lost | None:
-        """A slot whose workers died too often in a row, if there is one."""
+    def hopeless(self) -> list[Lost]:
+        """Slots whose workers died too often in a row; no more are started there."""
+        found = []
         for slot, place in enumerate(self._places):
-            if place.crashes >= MAX_CRASHES:
+            if self._is_hopeless(place):
                 why = f"{place.crashes} workers in a row died without having made a batch, the last one: {place.why}"
-                return Lost(slot, place.generation, why, tuple(place.tail))
-        return None
+                found.append(Lost(slot, place.generation, why, tuple(place.tail)))
+        return found
+
+    def _is_hopeless(self, place: _Place) -> bool:
+        return place.crashes >= self._max_crashes or place.failed_starts >= MAX_CRASHES
 
     def pid(self, slot: int) -> int | None:
         """Process id of the worker in `slot`."""
@@ -190,10 +204,12 @@ class Supervisor:
         if place.starting is not None:
             place.starting.join(1)  # its last lines are on the way; a grandchild may hold the pipe open
         place.crashes += 1
+        place.failed_starts = 0 if place.loaded else place.failed_starts + 1
+        place.loaded = False
         place.why = why
         self.restarts += 1
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (place.crashes - 1))
-        if place.crashes < MAX_CRASHES:
+        if not self._is_hopeless(place):
             log.warning("worker %d ended: %s; a new one starts in %.2g s", slot, why, delay)
         place.process, place.failure, place.start_at = None, "", now + delay
         return Lost(slot, place.generation, why, tuple(place.tail))

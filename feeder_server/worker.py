@@ -35,6 +35,7 @@ from feeder_wire.messages import INLINE_BYTES
 log = logging.getLogger("feeder.worker")
 
 IDLE_SECONDS = 1.0  # how often an idle worker looks up
+LOAD_FAILED = 3  # exit code, as of the server itself
 FLUSH_SECONDS = 0.001  # a batch that took longer is reported at once
 
 
@@ -59,12 +60,14 @@ class Worker:
         self._tasks: deque[w.Task] = deque()
         self._stopped = False
 
-    def run(self) -> None:
-        """Load the sources, then work until told to stop."""
+    def run(self) -> int:
+        """Load the sources, then work until told to stop. Returns the exit code."""
         try:
-            if self._load():
-                while not self._stopped:
-                    self._step()
+            if not self._load():
+                return LOAD_FAILED
+            while not self._stopped:
+                self._step()
+            return 0
         finally:
             self._link.close()
             self._arena.close()
@@ -212,11 +215,11 @@ def main() -> None:
     if not line:
         return
     watch(pipe)
-    Worker(json.loads(line)).run()
+    code = Worker(json.loads(line)).run()
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: threads, atexit handlers and destructors of user code could hold the process for ever.
-    os._exit(0)
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -369,6 +369,4 @@ class Goodbye:
 
 
 ToNode: TypeAlias = Hello | Open | Ask | Cancel | Release | Close | Ping | Leave
-ToClient: TypeAlias = (
-    Welcome | Refuse | Opened | Inline | Lent | Part | Failed | Ended | Unknown | Progress | Retired | Pong | Goodbye
-)
+ToClient: TypeAlias = Welcome | Refuse | Opened | Inline | Lent | Part | Failed | Ended | Unknown | Progress | Retired | Pong | Goodbye

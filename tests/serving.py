@@ -28,6 +28,7 @@ from typing import IO, Any, TypeVar
 
 import pytest
 
+from feeder_wire.arena import parents, sweep
 from tests.leaks import PREFIX
 
 SOURCES = Path(__file__).with_name("sources.py")
@@ -152,6 +153,19 @@ class Serving(Running):
 
     def __init__(self, cwd: Path, *arguments: str | Path, env: Mapping[str, str] | None = None) -> None:
         super().__init__([*COMMAND, "serve", *map(str, arguments)], cwd, env)
+
+    @property
+    def workers(self) -> list[int]:
+        """Process ids of its workers."""
+        return sorted(workers_of(self.pid))
+
+    def kill(self) -> None:
+        """Ends it as `kill -9` does; its workers go by themselves, and its folders as the next start would see to it."""
+        below = workers_of(self.pid)
+        self.popen.kill()
+        self.wait()
+        until(lambda: not alive(below), lambda: f"the workers end: {alive(below)}")
+        sweep(parents())
 
     @property
     def endpoint(self) -> str:

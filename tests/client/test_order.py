@@ -56,7 +56,11 @@ RECORDED = {
         "0 1 E B 0 1 2 E B 0 1 2 E | 0 1 E B 0 1 2 E",
         [*epoch(0, 0, 1), *epoch(0, 0, 1, 2), *epoch(1, 0, 1, 2), *epoch(2, 0, 1), *epoch(2, 0, 1, 2)],
     ),
-    "tensorflow, n=1": (1, "0 E B 0 E B 0 E | 0 E B 0 E B 0 E | 0 B 0 E", [*epoch(0, 0, 0), (1, 0), (2, 0), (2, 0), (3, 0), (4, 0), (4, 0)]),
+    "tensorflow, n=1": (
+        1,
+        "0 E B 0 E B 0 E | 0 E B 0 E B 0 E | 0 B 0 E",
+        [*epoch(0, 0, 0), (1, 0), *epoch(2, 0, 0), (3, 0), *epoch(4, 0, 0)],
+    ),
     "tensorflow, n=2": (
         2,
         "0 1 E B 0 1 E B 0 1 E | 0 1 E B 0 1 E | 0 1 B 0 1 E",
@@ -136,7 +140,11 @@ RECORDED = {
         "B 0 E B 0 1 2 E B 3 4 5 E | E B 0 1 2 E B 3",
         [(0, 0), *epoch(0, *range(6)), *epoch(1, 0, 1, 2, 3)],
     ),
-    "keras 2: a look, no on_epoch_begin": (3, "0 0 1 2 E 0 1 2 E E 0 1 2 E", [(0, 0), *epoch(0, 0, 1, 2), *epoch(1, 0, 1, 2), *epoch(2, 0, 1, 2)]),
+    "keras 2: a look, no on_epoch_begin": (
+        3,
+        "0 0 1 2 E 0 1 2 E E 0 1 2 E",
+        [(0, 0), *epoch(0, 0, 1, 2), *epoch(1, 0, 1, 2), *epoch(2, 0, 1, 2)],
+    ),
     "keras 2, shuffled by Keras: exactly what it asks for": (
         4,
         "0 3 1 0 2 E 2 0 1 3 E 1 3 2 0 E",
@@ -538,6 +546,28 @@ def test_a_pass_in_sequence_after_shuffled_ones_is_foreseen_from_its_first_batch
     assert order.ask(0) == (2, 0)
     assert order.version > version
     assert ahead(order, 6) == [*epoch(2, 1, 2, 3, 4, 5), (3, 0)]
+
+
+def test_what_was_looked_at_is_planned_again() -> None:
+    order = Order(5)
+    plan = order.upcoming()
+    assert list(itertools.islice(plan, 3)) == epoch(0, 0, 1, 2)
+    play(order, "0 1 E")
+    version = order.version
+    play(order, "B 0")
+    assert order.version > version, "the plan has gone past batch 1, which will be asked for again"
+    assert ahead(order, 2) == epoch(0, 1, 2)
+
+
+def test_a_pass_begun_in_another_s_remains_leaves_out_the_epoch_that_was_prefetched() -> None:
+    """Of that one it would never take what it has got already, and it would lie in the window to the end of the pass."""
+    order = Order(6, seed=2)
+    play(order, "B 5 2 3 1 E")  # stopped here
+    assert {e for e, _ in ahead(order, 8)} == {0, 1}
+    got = play(order, "B 4")
+    (first,) = play(order, "2")
+    assert first[0] == 2
+    assert {i for _, i in [*got, first, *ahead(order, 4)]} == set(range(6))
 
 
 @pytest.mark.parametrize("n", [HUGE, HUGE - 1, 1 << 62])

@@ -389,7 +389,9 @@ def simulate(speeds: dict[int, tuple[int, float]], batches: int) -> dict[int, in
     return counts
 
 
-@pytest.mark.parametrize(("fast", "slow"), [((4, 0.010), (4, 0.040)), ((8, 0.01), (2, 0.01)), ((2, 0.001), (2, 0.004)), ((2, 1.0), (2, 3.0))])
+@pytest.mark.parametrize(
+    ("fast", "slow"), [((4, 0.010), (4, 0.040)), ((8, 0.01), (2, 0.01)), ((2, 0.001), (2, 0.004)), ((2, 1.0), (2, 3.0))]
+)
 def test_nodes_share_by_speed(fast: tuple[int, float], slow: tuple[int, float]) -> None:
     counts = simulate({0: fast, 1: slow}, 2000)
     speed = (fast[0] / fast[1]) / (slow[0] / slow[1])

@@ -63,6 +63,7 @@ class Process:
     generation: int
     tasks: deque[w.Task] = field(default_factory=deque)
     drawn: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # session -> (run, batches drawn)
+    dropped: set[int] = field(default_factory=set)  # tasks it was at when their session was dropped: drawn before, reported after
     free: set[str] = field(default_factory=set)
     blocks: int = 0
 
@@ -80,7 +81,9 @@ class DispatchMachine(RuleBasedStateMachine):
     )
     def begin(self, slots: int, kinds: list[str], single: bool, length: int, memory: int, retries: int) -> None:
         sources = slots_of([f"{i}" for i in range(len(kinds))], slots, single)
-        self.specs = [Spec("indexed" if k == "indexed" else "stream", s.slots, k == "sharded", length) for k, s in zip(kinds, sources, strict=True)]
+        self.specs = [
+            Spec("indexed" if k == "indexed" else "stream", s.slots, k == "sharded", length) for k, s in zip(kinds, sources, strict=True)
+        ]
         self.memory, self.retries = memory, retries
         self.d = Dispatch(sources, slots, memory, retries)
         self.workers: dict[int, Process] = {}
@@ -191,6 +194,7 @@ class DispatchMachine(RuleBasedStateMachine):
                     self.dead.add(block)
             case w.Drop():
                 worker.drawn.pop(message.session, None)
+                worker.dropped |= {t.task for t in list(worker.tasks)[:1] if t.copy == message.session}
                 for task in [t for t in list(worker.tasks)[1:] if t.copy == message.session]:
                     worker.tasks.remove(task)
                     self.act(self.d.ended(slot, task.task))
@@ -329,7 +333,7 @@ class DispatchMachine(RuleBasedStateMachine):
         if outcome == "fail":
             self.act(self.d.failed(slot, task.task, OOPS))
             return
-        if spec.kind == "stream":
+        if spec.kind == "stream" and task.task not in worker.dropped:
             run, drawn = worker.drawn.get(task.copy, (task.epoch, 0))
             assert task.epoch >= run, "a run that its worker has left behind"
             drawn = (drawn if task.epoch == run else 0) + task.skip
@@ -484,7 +488,9 @@ def test_a_session_is_answered_when_the_source_is_loaded_and_once() -> None:
     assert len(sent(b.open(0))) == 1, "taken up again on a new connection"
 
 
-@pytest.mark.parametrize(("kind", "slots", "single", "notes"), [("stream", 2, False, 1), ("stream", 2, True, 0), ("sharded stream", 2, False, 0)])
+@pytest.mark.parametrize(
+    ("kind", "slots", "single", "notes"), [("stream", 2, False, 1), ("stream", 2, True, 0), ("sharded stream", 2, False, 0)]
+)
 def test_a_stream_that_is_copied_is_remarked_on(kind: str, slots: int, single: bool, notes: int) -> None:
     (opened,) = sent(Bench(kind, slots=slots, single=single).open(0))
     assert isinstance(opened, m.Opened)
@@ -636,6 +642,24 @@ def test_a_poisoned_batch_is_given_up_and_only_it(retries: int) -> None:
     assert [key for _, _, key in b.assigned()] == [(0, 1), (0, 2)]
     assert len(sent(b.inline())) == len(sent(b.inline())) == 1
     assert b.d.retried == 3 * (retries + 1) - 1
+
+
+def test_the_batch_that_a_beacon_names_is_to_blame() -> None:
+    b = Bench("indexed", retries=0)
+    b.open(0)
+    b.ask(0, 9)
+    b.assigned()
+    b.inline(seconds=QUEUE_SECONDS / 3)
+    b.ask(0, 0, 1, 2)
+    b.assigned()
+    tasks = list(b.d.slots[0].jobs)
+    (failed,) = sent(b.d.worker_lost(0, "killed", at=tasks[1]))
+    assert isinstance(failed, m.Failed)
+    assert failed.index == 1
+    b.up(0, 1)
+    assert [key for _, _, key in b.assigned()] == [(0, 0), (0, 2)]
+    assert sent(b.d.worker_lost(0, "killed", at=999)) == [], "it was idle: nobody is to blame"
+    assert sorted(b.d.sessions[a_session(0)].queue) == [(0, 0), (0, 2)]
 
 
 def test_a_batch_that_another_worker_could_make_begins_anew_the_next_time() -> None:

@@ -232,7 +232,7 @@ class TestRestarting:
             assert [lost.why for lost in on.poll(now)] == ["exit code 3"]
             if crash == MAX_CRASHES:
                 break
-            assert on.supervisor.hopeless() is None
+            assert not on.supervisor.hopeless()
             delay = on.supervisor._places[0].start_at - now  # type: ignore[operator]
             delays.append(delay)
             on.poll(now + 0.99 * delay)
@@ -243,7 +243,7 @@ class TestRestarting:
         on.poll(now + 1000)
         assert on.started.empty(), "restart without a budget is a fork bomb"
         why = f"{MAX_CRASHES} workers in a row died without having made a batch, the last one: exit code 3"
-        assert on.supervisor.hopeless() == Lost(0, MAX_CRASHES, why, ())
+        assert on.supervisor.hopeless() == [Lost(0, MAX_CRASHES, why, ())]
 
     def test_a_batch_pardons_all_crashes(self, stage: Callable[..., Stage]) -> None:
         on = stage(1)
@@ -257,8 +257,23 @@ class TestRestarting:
             assert on.supervisor._places[0].start_at == now + FIRST_DELAY
             now += 1.0
             on.poll(now)
-        assert on.supervisor.hopeless() is None
+        assert not on.supervisor.hopeless()
         assert on.supervisor.restarts == 3 * MAX_CRASHES
+
+    def test_who_had_loaded_gets_as_many_as_a_batch_may_be_tried(self, stage: Callable[..., Stage]) -> None:
+        on = stage(2, max_crashes=MAX_CRASHES + 3)
+        now = 0.0
+        on.poll(now)
+        for crash in range(1, MAX_CRASHES + 4):
+            for slot, process in on.running(2 if crash <= MAX_CRASHES else 1).items():
+                if slot == 1:
+                    on.supervisor.loaded(1)
+                process.end(-9)
+            on.poll(now)
+            now += LONGEST_DELAY
+            on.poll(now)
+            expected = [0] * (crash >= MAX_CRASHES) + [1] * (crash >= MAX_CRASHES + 3)
+            assert [lost.slot for lost in on.supervisor.hopeless()] == expected
 
     def test_one_slots_crashes_are_not_anothers(self, stage: Callable[..., Stage]) -> None:
         on = stage(2)

@@ -9,6 +9,7 @@ import pytest
 
 from feeder_client import FeederClient
 from tests.serving import SOURCES, Serving, free_port, posix_signals, serve, until
+from tests.sources import pattern
 
 SLEEPY = f"{SOURCES}:Sleepy"
 
@@ -29,22 +30,6 @@ def test_the_faster_one_does_more(tmp_path: Path) -> None:
         assert client.stats().nodes == 2
 
 
-def test_every_node_is_used_at_full_width(tmp_path: Path) -> None:
-    """Both hold on to their first batch until each has one: neither waits for the other."""
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    source = f"{SOURCES}:Holds"
-    with (
-        serve(tmp_path, source, "-a", f"folder={tmp_path / 'a'}", "-a", "at=0") as one,
-        serve(tmp_path, source, "-a", f"folder={tmp_path / 'b'}", "-a", "at=1") as two,
-        FeederClient([one.endpoint, two.endpoint]) as client,
-    ):
-        # Batch 0 goes to one of them and batch 1 to the other; who holds depends on which is which, and both ways both go on.
-        for folder in ("a", "b"):
-            (tmp_path / folder / "go").touch()
-        assert list(client) == list(range(30))
-
-
 @posix_signals
 @pytest.mark.parametrize("kilobytes", [0, 64], ids=["small", "blocks"])
 def test_one_is_killed_in_mid_pass(tmp_path: Path, kilobytes: int) -> None:
@@ -57,9 +42,8 @@ def test_one_is_killed_in_mid_pass(tmp_path: Path, kilobytes: int) -> None:
             # Somebody is at batch 10 and holds; that node is killed, and the other one makes it again.
             until(lambda: list(tmp_path.glob("at-10-*")), "a worker is at batch 10")
             holding = int(next(tmp_path.glob("at-10-*")).name.rpartition("-")[2])
-            victim = one if holding in children(one) else two
-            victim.popen.kill()
-            victim.wait()
+            victim = one if holding in one.workers else two
+            victim.kill()
             (tmp_path / "go").touch()
             got += list(batches)
             assert numbers(got, kilobytes) == list(range(30))
@@ -70,18 +54,10 @@ def test_one_is_killed_in_mid_pass(tmp_path: Path, kilobytes: int) -> None:
             assert stats.batches == 60
 
 
-def children(node: Serving) -> set[int]:
-    from tests.serving import workers_of
-
-    return set(workers_of(node.pid))
-
-
 def numbers(batches: list[object], kilobytes: int) -> list[int]:
     """Which batches these are."""
     if not kilobytes:
         return batches  # type: ignore[return-value]
-    from tests.sources import pattern
-
     known = {pattern(i, 256).tobytes(): i for i in range(30)}
     return [known[bytes(batch[:256])] for batch in batches]  # type: ignore[index]
 
@@ -96,8 +72,7 @@ def test_both_are_killed_and_one_comes_back(tmp_path: Path) -> None:
             batches = iter(client)
             got = [next(batches) for _ in range(8)]
             for node in (one, two):
-                node.popen.kill()
-                node.wait()
+                node.kill()
             (tmp_path / "go").touch()
             with serve(tmp_path, f"{SOURCES}:Holds", "-a", f"folder={tmp_path}", bind=endpoint):
                 got += list(batches)
@@ -108,21 +83,19 @@ def test_both_are_killed_and_one_comes_back(tmp_path: Path) -> None:
 @posix_signals
 def test_a_single_node_is_restarted_in_mid_pass(tmp_path: Path) -> None:
     """The epoch goes on too, not only the batches: the new node's copy is brought to where the old one was."""
-    endpoint = f"tcp://127.0.0.1:{free_port()}"
-    with serve(tmp_path, f"{SOURCES}:Epochs", bind=endpoint) as undisturbed, FeederClient(undisturbed.endpoint) as client:
+    with serve(tmp_path, f"{SOURCES}:Epochs") as undisturbed, FeederClient(undisturbed.endpoint) as client:
         expected = [list(client) for _ in range(3)]
-    with FeederClient(endpoint, connect_timeout=60) if False else Serving(tmp_path, f"{SOURCES}:Epochs", "--workers", "1", "--bind", endpoint) as first:
-        client = FeederClient(first.endpoint, connect_timeout=60)
-        got = [list(client)]
-        batches = iter(client)
-        second = [next(batches) for _ in range(5)]
-        first.popen.kill()
-        first.wait()
-        with serve(tmp_path, f"{SOURCES}:Epochs", workers=2, bind=endpoint):
-            got.append(second + list(batches))
-            got.append(list(client))
-            assert got == expected
-            client.close()
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    with Serving(tmp_path, f"{SOURCES}:Epochs", "--workers", "1", "--bind", endpoint) as first:
+        with FeederClient(first.endpoint, connect_timeout=60) as client:
+            got = [list(client)]
+            batches = iter(client)
+            second = [next(batches) for _ in range(5)]
+            first.kill()
+            with serve(tmp_path, f"{SOURCES}:Epochs", workers=2, bind=endpoint):
+                got.append(second + list(batches))
+                got.append(list(client))
+                assert got == expected
 
 
 def test_a_node_that_is_stopped_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -139,9 +112,8 @@ def test_a_node_that_is_stopped_is_left_alone(tmp_path: Path, caplog: pytest.Log
 
 def test_a_node_that_comes_late_helps(tmp_path: Path) -> None:
     late = f"tcp://127.0.0.1:{free_port()}"
-    with serve(tmp_path, SLEEPY, "-a", "name=first", "-a", "seconds=0.02") as first, FeederClient([first.endpoint, late]) as client:
-        list(client)
-        with serve(tmp_path, SLEEPY, "-a", "name=late", "-a", "seconds=0.02", bind=late):
+    with serve(tmp_path, SLEEPY, "-a", "name=first", "-a", "seconds=0.01") as first, FeederClient([first.endpoint, late]) as client:
+        assert client[0] == (0, "first")
+        with serve(tmp_path, SLEEPY, "-a", "name=late", "-a", "seconds=0.01", bind=late):
             until(lambda: client.stats().nodes == 2, lambda: repr(client))
-            list(client)
             assert Counter(name for _, name in client)["late"] > 5

@@ -39,7 +39,12 @@ def remote(exc: BaseException, kind: str = "SourceError", trace: str = "") -> Re
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:
-    drawn = {word for line in (errors.__doc__ or "").splitlines() for word in line.replace("│", " ").replace("─", " ").split()[:2] if word.isidentifier()}
+    drawn = {
+        word
+        for line in (errors.__doc__ or "").splitlines()
+        for word in line.replace("│", " ").replace("─", " ").split()[:2]
+        if word.isidentifier()
+    }
     classes = {c.__name__ for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, Exception)}
     assert classes == {c for c in classes if c in (errors.__doc__ or "")}
     assert {"FeederError"} <= drawn
@@ -116,7 +121,9 @@ def test_one_class_for_each_kind() -> None:
     assert type(first) is not type(rebuild(remote(KeyError("a")), ""))
 
 
-@pytest.mark.parametrize("kind", ["ConfigError", "SourceNotFound", "UnsupportedBatch", "DivergentSource", "WorkerCrashed", "BatchTimeout", "VersionMismatch"])
+@pytest.mark.parametrize(
+    "kind", ["ConfigError", "SourceNotFound", "UnsupportedBatch", "DivergentSource", "WorkerCrashed", "BatchTimeout", "VersionMismatch"]
+)
 def test_errors_of_feeder_s_own_stay_what_they_are(kind: str) -> None:
     error = rebuild(RemoteError(kind, kind, ("Exception",), "what to change", "", ""), "source 'train'")
     assert type(error) is getattr(errors, kind)
@@ -137,7 +144,10 @@ texts = st.text(max_size=30)
 
 
 @settings(deadline=None, database=None)
-@given(st.builds(RemoteError, texts, texts, st.lists(texts | st.sampled_from(dir(builtins)), max_size=5).map(tuple), texts, texts, texts), texts)
+@given(
+    st.builds(RemoteError, texts, texts, st.lists(texts | st.sampled_from(dir(builtins)), max_size=5).map(tuple), texts, texts, texts),
+    texts,
+)
 def test_whatever_comes_is_an_error_to_raise(error: RemoteError, context: str) -> None:
     made = rebuild(error, context)
     assert isinstance(made, FeederError)

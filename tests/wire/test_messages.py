@@ -56,9 +56,40 @@ GOOD: list[Any] = [
 ]
 
 # What is wrong whatever the field: no field takes any of these.
-NEVER: list[Any] = [None, object(), [], {}, ["a", 1, None], {"a": 1}, float("nan"), float("inf"), -2, -1.0, 1 << 64, np.int64(-3), ("x", b"y"), 1 + 2j]
+NEVER: list[Any] = [
+    None,
+    object(),
+    [],
+    {},
+    ["a", 1, None],
+    {"a": 1},
+    float("nan"),
+    float("inf"),
+    -2,
+    -1.0,
+    1 << 64,
+    np.int64(-3),
+    ("x", b"y"),
+    1 + 2j,
+]
 # Types that some fields take, and values that are too much for any.
-WRONG_SOMEWHERE: list[Any] = [True, 1, 1.5, "text", b"bytes", ID, (), (1,), ("a",), (BLOCK,), BLOCK, 1 << 63, np.int64(1), np.str_("x"), bytearray(b"x")]
+WRONG_SOMEWHERE: list[Any] = [
+    True,
+    1,
+    1.5,
+    "text",
+    b"bytes",
+    ID,
+    (),
+    (1,),
+    ("a",),
+    (BLOCK,),
+    BLOCK,
+    1 << 63,
+    np.int64(1),
+    np.str_("x"),
+    bytearray(b"x"),
+]
 
 
 def kinds(value: Any) -> str:
@@ -96,23 +127,27 @@ def test_no_field_takes_what_it_should_not(message: Any, name: str) -> None:
     for value in [*NEVER, *WRONG_SOMEWHERE]:
         if isinstance(value, list) and isinstance(good, tuple):
             continue  # lists come from msgpack; what is in them is looked at below
-        try:
-            made = dataclasses.replace(message, **{name: value})
-        except ProtocolError as e:
-            assert str(e).startswith(f"{type(message).__name__}: ")
-            assert len(str(e)) < 300
+        made, refusal = replaced(message, name, value)
+        if refusal is not None:
+            assert refusal.startswith(f"{type(message).__name__}: ")
+            assert len(refusal) < 300
         else:
             got = getattr(made, name)
             assert type(got) is type(good) or {type(got), type(good)} <= {int, float}, f"{name} took {value!r}"
             assert got == value
 
 
+def replaced(message: Any, name: str, value: Any) -> tuple[Any, str | None]:
+    try:
+        return dataclasses.replace(message, **{name: value}), None
+    except ProtocolError as e:
+        return None, str(e)
+
+
 def bad(message: Any, **changes: Any) -> None:
     for name, values in changes.items():
-        for value in values:
-            with pytest.raises(ProtocolError):
-                dataclasses.replace(message, **{name: value})
-                pytest.fail(f"{type(message).__name__}.{name} took {value!r:.80}")
+        for number, value in enumerate(values):
+            assert replaced(message, name, value)[1] is not None, f"{type(message).__name__}.{name} took value {number}"
 
 
 def message_of(kind: type[Any]) -> Any:
@@ -121,13 +156,17 @@ def message_of(kind: type[Any]) -> Any:
 
 def test_lists_are_looked_into() -> None:
     for kind in (m.Hello, m.Release, m.Retired, w.Free, w.Retire, w.Dropped):
-        bad(message_of(kind), **{"holds" if kind is m.Hello else "blocks": [[1], ["x"], [BLOCK, None], [BLOCK, b"0-1-2-3"], BLOCK, {BLOCK}]})
+        bad(
+            message_of(kind), **{"holds" if kind is m.Hello else "blocks": [[1], ["x"], [BLOCK, None], [BLOCK, b"0-1-2-3"], BLOCK, {BLOCK}]}
+        )
     bad(message_of(m.Ask), indices=[[-1], [True], [1.0], ["1"], [[1]], [1 << 63], "12", range(3)])
     bad(message_of(m.Welcome), directories=[["a", "b", "c"], [1], "ab", [b"a"]])
     bad(message_of(m.Opened), notes=[[1], ["x"] * 101, "ab"])
 
 
-@pytest.mark.parametrize("name", ["", "../x", "0-1-2-3/..", "0-1-2", "2-1-2-3", "0-1-2-3 ", "0-1-2-3\n", "0-١-2-3", "0--1-2-3", "0-1234567-1-1", "a-b-c-d"])
+@pytest.mark.parametrize(
+    "name", ["", "../x", "0-1-2-3/..", "0-1-2", "2-1-2-3", "0-1-2-3 ", "0-1-2-3\n", "0-١-2-3", "0--1-2-3", "0-1234567-1-1", "a-b-c-d"]
+)
 def test_a_block_s_name_hides_no_path(name: str) -> None:
     bad(message_of(m.Release), blocks=[(name,)])
     bad(message_of(m.Lent), block=[name])
@@ -156,7 +195,9 @@ def test_bytes_and_texts_have_limits() -> None:
 @pytest.mark.parametrize("kind", [m.Failed, w.LoadFailed, w.TaskFailed])
 def test_errors_are_looked_into(kind: type[Any]) -> None:
     good = ["SourceError", "ValueError", ["ValueError"], "no", "", ""]
-    assert dataclasses.replace(message_of(kind), error=good).error == RemoteError("SourceError", "ValueError", ("ValueError",), "no", "", "")
+    assert dataclasses.replace(message_of(kind), error=good).error == RemoteError(
+        "SourceError", "ValueError", ("ValueError",), "no", "", ""
+    )
     wrong = [[*good[:i], value, *good[i + 1 :]] for i in range(6) for value in (None, 1, b"x", "x" * (m.MAX_TEXT + 1), ["x"] * 65, [1])]
     bad(message_of(kind), error=[good[:5], [*good, ""], "SourceError", *(x for x in wrong if x[2] != ["x"])])
     bad(message_of(kind), error=[RemoteError(*[*good[:3], "x" * (m.MAX_TEXT + 1), "", ""]), RemoteError("a", "b", (1,), "", "")])  # type: ignore[arg-type]
