@@ -29,7 +29,7 @@ from feeder_wire import beacon
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
 from feeder_wire.arena import ArenaReader, PrivateDirectory, parents, sweep
-from feeder_wire.errors import FeederError, RemoteError, WorkerCrashed, rebuild
+from feeder_wire.errors import FeederError, WorkerCrashed, rebuild
 
 log = logging.getLogger("feeder.node")
 

@@ -36,7 +36,16 @@ KILL_SECONDS = 5.0  # for the system to end a killed process
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
 # The folder of the packages goes last on sys.path: first, it would put site-packages before the standard library.
 _BOOT = f"import sys; sys.path.append({_PACKAGES!r}); from feeder_server.worker import main; main()"
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OPENCV_FOR_THREADS_NUM")  # fmt: skip
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "OPENCV_FOR_THREADS_NUM",
+)
 _WINDOWS_CODES = {
     0xC0000005: "access violation",
     0xC00000FD: "stack overflow",
@@ -130,9 +139,8 @@ class Supervisor:
         """Start what is due, report what has ended. Never blocks."""
         lost = []
         for slot, place in enumerate(self._places):
-            if place.process is not None and place.process.poll() is not None and not self._ending:
-                lost.append(self._reap(slot, place, now))
-            elif place.failure and not self._ending:
+            ended = place.process is not None and place.process.poll() is not None
+            if (ended or place.failure) and not self._ending:
                 lost.append(self._reap(slot, place, now))
             if place.start_at is not None and now >= place.start_at and not self._is_hopeless(place) and not self._ending:
                 self._start(slot, place)
@@ -239,7 +247,8 @@ class Supervisor:
         place.process = process
         if self._ending:
             process.kill()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             process.stdin.write(setup)
             process.stdin.flush()
