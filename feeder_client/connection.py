@@ -79,6 +79,7 @@ class Connection:
     """After some failures of the handshake libzmq doesn't try again: a new socket has to."""
     rests_until: float | None = None  # closed, until then
     _nonce: str = ""
+    _lent: set[str] = field(default_factory=set)  # blocks that the node believes to be ours
     _bad_handshakes: int = 0
     _out: list[m.ToNode] = field(default_factory=list)
     _pieces: dict[tuple[bytes, int, int], _Pieces] = field(default_factory=dict)
@@ -117,7 +118,11 @@ class Connection:
         if self.loan is not None and self.welcomed and self.loan.returned:
             names = []
             while self.loan.returned:
-                names.append(self.loan.returned.popleft())
+                name = self.loan.returned.popleft()
+                # A block given back while we were cut off was missing in our Hello, and that freed it: by now it may be lent again.
+                if name in self._lent:
+                    self._lent.discard(name)
+                    names.append(name)
             self._out.append(m.Release(tuple(names)))
 
     def happenings(self) -> Iterator[str]:
@@ -193,13 +198,16 @@ class Connection:
             reader = ArenaReader(welcome.directories)
             self.maps = self.allow_map and reader.same_host(welcome.nonce)
             self.loan = Loan(reader, welcome.lend_bytes, self.wake)
+            self._lent.clear()
             self._nonce = welcome.nonce
         self.welcomed = True
 
     def _borrow(self, lent: m.Lent) -> Payload:
         if self.loan is None or not self.maps:
             raise ProtocolError("a block was lent to a client that can't map it")
-        return Borrowed(lent.head, self.loan.accept(lent), lent.nbytes, lent.block, self.loan)
+        mapped = self.loan.accept(lent)
+        self._lent.add(lent.block)
+        return Borrowed(lent.head, mapped, lent.nbytes, lent.block, self.loan)
 
     def _piece(self, part: m.Part, rest: list[zmq.Frame]) -> Payload | None:
         key = (part.session, part.epoch, part.index)
@@ -219,8 +227,10 @@ class Connection:
         return Owned(part.head, pieces.data, part.nbytes)
 
     def holds(self) -> tuple[str, ...]:
-        """Blocks in hand, for the next Hello."""
-        return self.loan.holds if self.loan is not None else ()
+        """Blocks in hand, for the next Hello. From then on the node takes all others for free."""
+        found = self.loan.holds if self.loan is not None else ()
+        self._lent = set(found)
+        return found
 
     def close(self) -> None:
         """Send what was gathered, and close. May be called again."""

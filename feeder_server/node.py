@@ -389,5 +389,5 @@ class Node:
 
 
 def _last_words(lost: Lost) -> str:
-    tail = "\n".join(f"    {line}" for line in lost.tail[-8:])
+    tail = "\n".join(f"    {line:.500}" for line in lost.tail[-8:])
     return f"{lost.why}; its last lines were:\n{tail}" if tail else lost.why

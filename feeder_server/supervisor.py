@@ -31,6 +31,7 @@ MAX_CRASHES = 5
 FIRST_DELAY = 0.25
 LONGEST_DELAY = 10.0
 TAIL_LINES = 20
+LONGEST_LINE = 16 * 1024  # bytes
 LAST_LINES_SECONDS = 1.0
 KILL_SECONDS = 5.0  # for the system to end a killed process
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
@@ -254,8 +255,9 @@ class Supervisor:
             process.stdin.flush()
         except (OSError, ValueError):  # it died before it read, and poll() reports that; or stop() has closed the pipe
             pass
-        with process.stdout:
-            for line in process.stdout:
+        with process.stdout as output:
+            # In pieces: user code may print without end and without a newline.
+            for line in iter(lambda: output.readline(LONGEST_LINE), b""):
                 text = line.decode("utf-8", "backslashreplace").rstrip()
                 place.tail.append(text)
                 log.info("[worker %d] %s", slot, text)

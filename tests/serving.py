@@ -33,6 +33,7 @@ from tests.leaks import PREFIX
 
 SOURCES = Path(__file__).with_name("sources.py")
 SECONDS = 40.0  # for anything that a machine under load may take; never reached by a test that passes
+ANY_PORT = "tcp://127.0.0.1:0"
 ON_WINDOWS = sys.platform == "win32"
 posix_signals = pytest.mark.skipif(ON_WINDOWS, reason="Windows has no such signals; the handler is tested by itself")
 
@@ -179,7 +180,9 @@ class Serving(Running):
 
 
 @contextmanager
-def serve(cwd: Path, *arguments: str | Path, workers: int = 1, bind: str = "tcp://127.0.0.1:0", env: Mapping[str, str] | None = None) -> Iterator[Serving]:
+def serve(
+    cwd: Path, *arguments: str | Path, workers: int = 1, bind: str = ANY_PORT, env: Mapping[str, str] | None = None
+) -> Iterator[Serving]:
     """Starts a node, waits until it is ready, and stops it at the end. It has to end by itself, with exit code 0 or as it did."""
     with Serving(cwd, *arguments, "--workers", str(workers), "--bind", bind, env=env) as node:
         _ = node.endpoint

@@ -7,6 +7,8 @@ depends on speed: see `hold`.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,8 +87,10 @@ def leaf(dtype: str) -> Array:
     made = np.dtype(dtype)
     if made.kind in "mM":
         return np.arange(12, dtype=np.int64).astype(made).reshape(3, 4)
-    if made.kind in "SU":
-        return np.array([f"text {i} é"[: made.itemsize] for i in range(6)]).astype(made) if made.kind == "U" else np.array([b"a", b"bcd", b"\x00z"], made)
+    if made.kind == "U":
+        return np.array([f"{i} é" for i in range(6)], made)
+    if made.kind == "S":
+        return np.array([b"a", b"bcd", b"\x00z"], made)
     if made.kind == "V":
         out = np.zeros(5, made)
         out["a"], out["b"] = np.arange(5), np.arange(5) / 4
@@ -112,7 +116,8 @@ def rich_batch(i: int) -> Any:
             "dtypes": {name: leaf(name) for name in DTYPES},
             "structured": np.array([(1, 0.5), (2, 0.25)], STRUCTURED),
         },
-        [np.asfortranarray(np.arange(12.0).reshape(3, 4)), np.arange(20)[::-2], np.array(3.25), np.empty((0, 3), np.int16), image[:, ::2, 1:]],
+        [np.asfortranarray(np.arange(12.0).reshape(3, 4)), np.arange(20)[::-2], image[:, ::2, 1:]],
+        [np.array(3.25), np.empty((0, 3), np.int16)],
         (i, float(i) / 3, True, "text \N{BLACK HEART SUIT}", b"\x00\xff", 2**70 + i, None, complex(1, i)),
         (),
         np.float64(i) / 7,
@@ -180,7 +185,7 @@ class Odd(Exception):
 
 
 class Oddly(Numbers):
-    """Raises things that are no ordinary errors: at 1 an exception of its own, at 2 SystemExit, at 3 KeyboardInterrupt, at 4 StopIteration."""
+    """Raises what is no ordinary error: at 1 an exception of its own, at 2 SystemExit, at 3 KeyboardInterrupt, at 4 StopIteration."""
 
     def __getitem__(self, i: int) -> Any:
         if i in (1, 2, 3, 4):
@@ -227,10 +232,8 @@ class Hangs(Numbers):
     def __getitem__(self, i: int) -> Any:
         if i == 1:
             if self.child:
-                import subprocess
-                import sys
-
-                subprocess.Popen([sys.executable, "-c", f"import time, os\nwhile not os.path.exists({self.folder + '/go'!r}): time.sleep(0.05)"])
+                code = f"import time, os\nwhile not os.path.exists({self.folder + '/go'!r}): time.sleep(0.05)"
+                subprocess.Popen([sys.executable, "-c", code])
             hold(self.folder, i)
         return i
 
@@ -251,8 +254,6 @@ class Prints(Numbers):
     """Prints to both outputs."""
 
     def __getitem__(self, i: int) -> Any:
-        import sys
-
         print(f"looking at {i} \N{CHECK MARK}")
         print(f"complaining about {i}", file=sys.stderr)
         return i
@@ -260,8 +261,7 @@ class Prints(Numbers):
 
 def counted(n: int = 5) -> Iterator[Any]:
     """A finite stream."""
-    for i in range(n):
-        yield i
+    yield from range(n)
 
 
 def sharded(n: int = 20, shard_index: int = 0, num_shards: int = 1, size: int = 0) -> Iterator[Any]:

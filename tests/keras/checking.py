@@ -50,5 +50,5 @@ def run(chosen: list[str]) -> None:
         except Exception:
             error = traceback.format_exc()
             failed = True
-        print(json.dumps({"check": function.__name__, "seconds": round(time.monotonic() - start, 2), "error": error}), flush=True)  # noqa: T201
+        print(json.dumps({"check": function.__name__, "seconds": round(time.monotonic() - start, 2), "error": error}), flush=True)
     sys.stdout.write("FAILED\n" if failed else "DONE\n")

@@ -42,7 +42,7 @@ def run_checks(cwd: Path, script: str, *arguments: str, backend: str = "tensorfl
     errors = [f"{one['check']}:\n{one['error']}" for one in found if one["error"]]
     assert not errors, "\n".join(errors)
     assert lines[-1:] == ["DONE"], process.output
-    print(f"{script} {backend}: {time.monotonic() - start:.1f} s,", ", ".join(f"{one['check']} {one['seconds']}" for one in found))  # noqa: T201
+    print(f"{script} {backend}: {time.monotonic() - start:.1f} s,", ", ".join(f"{one['check']} {one['seconds']}" for one in found))
 
 
 def needs(*modules: str) -> None:

@@ -149,7 +149,7 @@ class TestSomebodyElseThere:
         with web_server() as endpoint, pytest.raises(NodeUnreachable, match=re.escape(endpoint)):
             FeederClient(endpoint, connect_timeout=3)
 
-    @pytest.mark.parametrize("words", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"\x00" * 64, b"220 mail.example.org ESMTP\r\n"], ids=["silent", "ssh", "zeros", "smtp"])
+    @pytest.mark.parametrize("words", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"\x00" * 64], ids=["silent", "ssh", "zeros"])
     def test_something_that_is_no_feeder(self, words: bytes) -> None:
         with talker(words) as endpoint, pytest.raises(NodeUnreachable, match=re.escape(endpoint)):
             FeederClient(endpoint, connect_timeout=1)
@@ -229,8 +229,9 @@ class TestVersions:
                 (answer,) = frames.unpack(dealer.recv(), frames.TO_CLIENT)
                 assert isinstance(answer, m.Refuse)
                 assert answer.kind == "VersionMismatch"
-                assert f"the client speaks version {m.WIRE_VERSION + 1} of feeder's protocol, the server version {m.WIRE_VERSION}" in answer.text
-                assert "upgrade the server" in answer.text
+                theirs, ours = m.WIRE_VERSION + 1, m.WIRE_VERSION
+                text = f"the client speaks version {theirs} of feeder's protocol, the server version {ours}: upgrade the server"
+                assert answer.text == text
             context.term()
             with FeederClient(node.endpoint) as client:
                 assert len(list(client)) == 20

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,13 +27,12 @@ class Locked:
     node: Serving
     folder: Path
 
-    def connect(self, keys: str | None = "clients/trainer.key_secret", server_key: str | None = "server/feeder.key", **options: Any) -> FeederClient:
+    def connect(self, keys: str | None = "clients/trainer.key_secret", server_key: str | None = "server/feeder.key") -> FeederClient:
         return FeederClient(
             self.node.endpoint,
             keys=self.folder / keys if keys else None,
             server_key=self.folder / server_key if server_key else None,
             connect_timeout=60,
-            **options,
         )
 
 
@@ -116,9 +114,9 @@ def test_key_files_that_do_not_fit(locked: Locked, keys: str | None, server_key:
 
 def test_batches_of_both_kinds_travel(locked: Locked, tmp_path: Path) -> None:
     """Over a bind that others can reach, which keys allow; large ones in parts, and encrypted."""
-    arguments = (f"{SOURCES}:Blocks", "-a", "n=20", "--keys", str(locked.folder / "server"), "--authorized-clients", str(locked.folder / "clients"))
+    server, clients = locked.folder / "server", locked.folder / "clients"
+    arguments = (f"{SOURCES}:Blocks", "-a", "n=20", "--keys", server, "--authorized-clients", clients)
     with serve(tmp_path, *arguments, bind="tcp://0.0.0.0:0") as node:
         endpoint = node.endpoint.replace("0.0.0.0", "127.0.0.1")
-        options = {"keys": locked.folder / "clients", "server_key": locked.folder / "server", "transport": "tcp"}
-        with FeederClient(endpoint, **options) as client:
+        with FeederClient(endpoint, keys=clients, server_key=server, transport="tcp") as client:
             assert len(list(client)) == 20

@@ -140,7 +140,7 @@ class TestErrors:
     """Those of the server reach the one who called it."""
 
     def test_a_file_that_is_missing(self) -> None:
-        with pytest.raises(SourceNotFound, match="did you mean 'sources.py'"):
+        with pytest.raises(SourceNotFound, match=r"did you mean 'sources\.py'"):
             FeederClient.local(f"{SOURCES.parent / 'sourcse.py'}:Numbers", workers=1)
 
     def test_a_target_that_is_none(self) -> None:
@@ -286,7 +286,7 @@ class TestTheEndOfTheTrainer:
     def test_killed(self, tmp_path: Path, name: str) -> None:
         """However the trainer goes: server, workers and folders are gone, and nothing is said but Python's own words."""
         before = arenas()
-        code = f"""
+        code = """
             from feeder_client import FeederClient
             import numpy as np
             class Mine:

@@ -13,15 +13,13 @@ from pathlib import Path
 import pytest
 
 from feeder_client import FeederClient, NodeUnreachable
-from tests.serving import COMMAND, ON_WINDOWS, SOURCES, Serving, alive, arenas, posix_signals, serve, until, workers_of
+from tests.serving import ANY_PORT, COMMAND, ON_WINDOWS, SOURCES, Serving, alive, arenas, posix_signals, serve, until, workers_of
 
 
 def came_to(folder: Path, what: object, times: int = 1) -> list[int]:
     """Waits until `times` workers have come to `what` in a source that holds there; their process ids."""
-    return until(
-        lambda: [int(p.name.rpartition("-")[2]) for p in folder.glob(f"at-{what}-*")] if len(list(folder.glob(f"at-{what}-*"))) >= times else [],
-        f"{times} workers at {what}",
-    )
+    until(lambda: len(list(folder.glob(f"at-{what}-*"))) >= times, f"{times} workers at {what}")
+    return [int(path.name.rpartition("-")[2]) for path in folder.glob(f"at-{what}-*")]
 
 
 class TestStart:
@@ -109,7 +107,8 @@ class TestStop:
     @posix_signals
     def test_ctrl_c_reaches_the_node_alone(self, tmp_path: Path) -> None:
         """A terminal sends it to the whole group: the workers stay up until the node ends them, and no traceback is printed."""
-        code = f"import os, signal, subprocess, sys\nsys.exit(subprocess.call({[*COMMAND, 'serve', str(SOURCES) + ':Numbers', '-w', '2', '-b', 'tcp://127.0.0.1:0']!r}))"
+        command = [*COMMAND, "serve", f"{SOURCES}:Numbers", "--workers", "2", "--bind", ANY_PORT]
+        code = f"import subprocess, sys\nsys.exit(subprocess.call({command!r}))"
         popen = subprocess.Popen(
             [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from feeder_client import FeederClient
-from tests.serving import SOURCES, Serving, free_port, posix_signals, serve, until
+from tests.serving import ANY_PORT, SOURCES, Serving, free_port, posix_signals, serve, until
 from tests.sources import pattern
 
 SLEEPY = f"{SOURCES}:Sleepy"
@@ -34,7 +34,7 @@ def test_the_faster_one_does_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kilobytes", [0, 64], ids=["small", "blocks"])
 def test_one_is_killed_in_mid_pass(tmp_path: Path, kilobytes: int) -> None:
     """What it owed is made by the other: nothing lost, nothing doubled, in order; and the next passes are whole too."""
-    arguments = (f"{SOURCES}:Holds", "-a", f"folder={tmp_path}", "-a", "at=10", "-a", f"kilobytes={kilobytes}", "--workers", "1", "--bind", "tcp://127.0.0.1:0")
+    arguments = (f"{SOURCES}:Holds", "-a", f"folder={tmp_path}", "-a", f"kilobytes={kilobytes}", "--workers", "1", "--bind", ANY_PORT)
     with Serving(tmp_path, *arguments) as one, Serving(tmp_path, *arguments) as two:
         with FeederClient([one.endpoint, two.endpoint], connect_timeout=5) as client:
             batches = iter(client)
@@ -66,8 +66,8 @@ def numbers(batches: list[object], kilobytes: int) -> list[int]:
 def test_both_are_killed_and_one_comes_back(tmp_path: Path) -> None:
     """On the same port, in mid-pass: the client has waited for it, and goes on where it was."""
     endpoint = f"tcp://127.0.0.1:{free_port()}"
-    arguments = (f"{SOURCES}:Holds", "-a", f"folder={tmp_path}", "-a", "at=10", "--workers", "1", "--bind")
-    with Serving(tmp_path, *arguments, "tcp://127.0.0.1:0") as one, Serving(tmp_path, *arguments, endpoint) as two:
+    arguments = (f"{SOURCES}:Holds", "-a", f"folder={tmp_path}", "--workers", "1", "--bind")
+    with Serving(tmp_path, *arguments, ANY_PORT) as one, Serving(tmp_path, *arguments, endpoint) as two:
         with FeederClient([one.endpoint, two.endpoint], connect_timeout=60) as client:
             batches = iter(client)
             got = [next(batches) for _ in range(8)]

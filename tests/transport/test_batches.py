@@ -162,7 +162,7 @@ class TestMemory:
                 assert arena_bytes() - before < 100 * MB
             assert len(held) == 300
             for i, batch in enumerate(held):
-                np.testing.assert_array_equal(batch[:: 997], pattern(i, MB)[:: 997])
+                np.testing.assert_array_equal(batch[::997], pattern(i, MB)[::997])
                 assert batch.ctypes.data % 64 == 0
 
     def test_blocks_come_back(self, tmp_path: Path, transport: str) -> None:

@@ -127,7 +127,7 @@ def test_several_threads(connect_any: Connect) -> None:
 
 
 def test_an_unknown_source(connect_any: Connect) -> None:
-    with pytest.raises(SourceNotFound, match="no source 'valid'; it serves: .*numbers"):
+    with pytest.raises(SourceNotFound, match=r"no source 'valid'; it serves: .*numbers"):
         connect_any("valid")
 
 
