@@ -36,6 +36,10 @@ _HANDSHAKES_BEFORE_BLAME = 3
 """A server that closes connections during the handshake may be starting; after so many in a row it is the keys."""
 
 
+class Stale(Exception):
+    """The node was away, or we were: begin anew."""
+
+
 @dataclass(slots=True)
 class _Pieces:
     """A large batch that is coming in parts."""
@@ -81,6 +85,7 @@ class Connection:
     _nonce: str = ""
     _lent: set[str] = field(default_factory=set)  # blocks that the node believes to be ours
     _bad_handshakes: int = 0
+    _misses: int = 0  # blocks in a row that could not be mapped
     _out: list[m.ToNode] = field(default_factory=list)
     _pieces: dict[tuple[bytes, int, int], _Pieces] = field(default_factory=dict)
 
@@ -156,6 +161,7 @@ class Connection:
         Raises:
             ProtocolError: what came is no message of a node.
             VersionMismatch: it is one of another version.
+            Stale: a block is gone that it speaks of.
         """
         while True:
             try:
@@ -205,7 +211,17 @@ class Connection:
     def _borrow(self, lent: m.Lent) -> Payload:
         if self.loan is None or not self.maps:
             raise ProtocolError("a block was lent to a client that can't map it")
-        mapped = self.loan.accept(lent)
+        try:
+            mapped = self.loan.accept(lent)
+        except ProtocolError as e:
+            # We slept for longer than our lease, and the node has removed what it had sent us. If it happens at once again, it is
+            # something else: then the bytes have to come over the socket.
+            self._misses += 1
+            if self._misses > 1:
+                log.warning("%s: %s; going on without shared memory", self.endpoint, e)
+                self.allow_map = self.maps = False
+            raise Stale(str(e)) from None
+        self._misses = 0
         self._lent.add(lent.block)
         return Borrowed(lent.head, mapped, lent.nbytes, lent.block, self.loan)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import zmq
 
-from feeder_client.connection import Connection, Keys
+from feeder_client.connection import Connection, Keys, Stale
 from feeder_client.core import Core
 from feeder_client.payload import Payload
 from feeder_wire import messages as m
@@ -30,10 +30,6 @@ TICK = 0.25
 PING_SECONDS = 3.0
 REST_SECONDS = 1.0
 """Before a peer that talked nonsense is tried again: something else may listen there by then."""
-
-
-class _Stale(Exception):
-    """The node was away, or we were: begin anew."""
 
 
 class Receiver:
@@ -125,7 +121,7 @@ class Receiver:
                     self._take(number, connection, message)
                 for happening in happenings:
                     self._happened(number, connection, happening)
-            except _Stale as e:
+            except Stale as e:
                 self._reconnect(number, connection, str(e))
             except (ProtocolError, VersionMismatch) as e:
                 self._core.failed(number, e)
@@ -209,7 +205,7 @@ class Receiver:
             case m.Progress():
                 core.progress(number, message.text)
             case m.Unknown():
-                raise _Stale("the server does not know this session any more")
+                raise Stale("the server does not know this session any more")
             case m.Refuse() | m.Goodbye():
                 self._refused(number, message)
 

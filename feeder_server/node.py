@@ -10,11 +10,9 @@ a watching thread: it only sets a flag), `close` leaves nothing behind.
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import zmq
@@ -22,14 +20,13 @@ import zmq
 from feeder_server.config import ServeConfig
 from feeder_server.crew import Crew
 from feeder_server.dispatch import Dispatch
+from feeder_server.folders import Folders
 from feeder_server.gate import Gate
 from feeder_server.supervisor import MAX_CRASHES, Lost, Supervisor
 from feeder_server.work import Action, Assign, Bury, Remove, Send, Ship, Tell, slots_of
-from feeder_wire import beacon
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
-from feeder_wire.arena import ArenaReader, PrivateDirectory, parents, sweep
-from feeder_wire.errors import FeederError, WorkerCrashed, rebuild
+from feeder_wire.errors import FeederError, ProtocolError, WorkerCrashed, rebuild
 
 log = logging.getLogger("feeder.node")
 
@@ -70,7 +67,6 @@ class Node:
     ) -> None:
         self._config = config
         self._on_ready, self._on_look = on_ready, on_look
-        self._directories: list[PrivateDirectory] = []
         self.stop_reason: str | None = None  # set from signal handlers and other threads
         self._fatal: FeederError | None = None
         self._fatal_remote = m.Goodbye("", "")
@@ -95,14 +91,14 @@ class Node:
         Raises:
             EndpointError: the endpoint can't be bound.
         """
+        self._folders = Folders(self._config.memory)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            self._make_arena()
-            self._gate = Gate(self._context, self._config, self._arena)
+            self._gate = Gate(self._context, self._config, self._folders.reader)
             self._crew = Crew(self._context)
         except BaseException:
             self._context.destroy(linger=0)
-            self._remove_arena()
+            self._folders.close()
             raise
         config = self._config
         # A batch that kills its worker has a budget of its own, which must be used up before this one is.
@@ -122,7 +118,7 @@ class Node:
         """End the workers at once; from a signal handler of a user who has lost patience."""
         if self._supervisor is not None:
             self._supervisor.kill()
-        self._remove_arena()
+            self._folders.close()
 
     def run(self) -> None:
         """Serve until `stop`.
@@ -176,7 +172,7 @@ class Node:
         self._crew.close()
         self._gate.close()
         self._context.term()  # after this no thread of zmq looks at a block any more
-        self._remove_arena()
+        self._folders.close()
         self._supervisor = None
 
     # ----------------------------------------------------------------------------------------------------------- clients
@@ -192,8 +188,8 @@ class Node:
             case m.Hello():
                 log.info("client %s connected", message.name)
                 lend = self._config.memory // 4
-                paths = tuple(str(d.path) for d in self._directories)
-                welcome = m.Welcome(m.WIRE_VERSION, self._gate.endpoint, self._config.workers, paths, self._nonce, lend)
+                where = self._folders
+                welcome = m.Welcome(m.WIRE_VERSION, self._gate.endpoint, self._config.workers, where.paths, where.nonce, lend)
                 return [Send(client, welcome), *self.dispatch.hello(client, message)]
             case m.Open():
                 return self.dispatch.open(client, message)
@@ -227,14 +223,6 @@ class Node:
 
     # ----------------------------------------------------------------------------------------------------------- workers
 
-    def _last_task(self, lost: Lost) -> int | None:
-        if not self._directories:
-            return None
-        where = (self._directories[0].path, lost.slot, lost.generation)
-        task = beacon.read(*where)
-        beacon.remove(*where)
-        return task
-
     def _setup(self, slot: int, generation: int) -> dict[str, Any]:
         sources = self.dispatch.sources
         entries = [
@@ -252,7 +240,7 @@ class Node:
             "slot": slot,
             "generation": generation,
             "seed": self._config.seed,
-            "directories": [str(d.path) for d in self._directories],
+            "directories": self._folders.paths,
             "budget_bytes": max(1, self._config.memory // self._config.workers),
             "sources": entries,
             "mine": [i for i, s in enumerate(sources) if slot in s.slots],
@@ -282,7 +270,7 @@ class Node:
             case w.LoadFailed():
                 self._load_failed(slot, report)
             case w.Dropped():
-                self._arena.forget(report.blocks)
+                self._folders.reader.forget(report.blocks)
                 return [Send(client, m.Retired(report.blocks)) for client in self._gate.peers]
         return []
 
@@ -302,7 +290,8 @@ class Node:
         for lost in self._supervisor.poll(now):
             # Its last words may still be in the socket: they were taken in before this, in the same turn or an earlier one.
             self._crew.gone(lost.slot)
-            self._act(self.dispatch.worker_lost(lost.slot, _last_words(lost), self._last_task(lost)))
+            task = self._folders.last_task(lost.slot, lost.generation)
+            self._act(self.dispatch.worker_lost(lost.slot, _last_words(lost), task))
         hopeless = self._supervisor.hopeless()
         if len(hopeless) > self._given_up and self._fatal is None:
             self._give_up(hopeless)
@@ -330,47 +319,29 @@ class Node:
                 case Tell():
                     self._crew.put(action.slot, action.message)
                 case Ship():
-                    if not self._gate.ship(action.client, action.lent):
-                        self._act(self.dispatch.shipped(action.lent.block))
+                    self._ship(action)
                 case Remove():
                     self._remove_blocks(action.blocks)
                 case Bury():
-                    self._remove_blocks(self._blocks_of(action))
+                    self._remove_blocks(self._folders.blocks_of(action.slot, action.generation, action.keep))
+
+    def _ship(self, action: Ship) -> None:
+        lent = action.lent
+        try:
+            under_way = self._gate.ship(action.client, lent)
+        except ProtocolError as e:
+            # Its file is gone: a cleaner of /tmp, or systemd's RemoveIPC. The client asks again, and the worker makes another block.
+            log.warning("%s; is something removing files there?", e)
+            self._gate.put(action.client, m.Unknown(lent.session))
+            under_way = False
+        if not under_way:
+            self._act(self.dispatch.shipped(lent.block))
 
     def _remove_blocks(self, names: tuple[str, ...]) -> None:
-        self._arena.forget(names)
-        for client in self._gate.peers if names else ():
-            self._gate.put(client, m.Retired(names))
-        for name in names:
-            try:
-                (self._directories[int(name[0])].path / name).unlink(missing_ok=True)
-            except OSError:  # Windows: still mapped; it goes with the directory
-                pass
-
-    def _blocks_of(self, dead: Bury) -> tuple[str, ...]:
-        found = []
-        for place, directory in enumerate(self._directories):
-            pattern = f"{place}-{dead.slot}-{dead.generation}-*"
-            found += [p.name for p in directory.path.glob(pattern) if p.name not in dead.keep]
-        return tuple(found)
-
-    def _make_arena(self) -> None:
-        folders = parents(self._config.memory)
-        for path in sweep(folders):
-            log.info("removed %s, left behind by a server that was killed", path)
-        for folder in folders:
-            try:
-                self._directories.append(PrivateDirectory(folder))
-            except OSError as e:
-                log.warning("no arena in %s: %s", folder, e.strerror)
-        self._nonce = secrets.token_hex(16)
-        if self._directories:
-            (Path(self._directories[0].path) / "nonce").write_text(self._nonce, encoding="ascii")
-        self._arena = ArenaReader([str(d.path) for d in self._directories])
-
-    def _remove_arena(self) -> None:
-        for directory in self._directories:
-            directory.close()
+        if names:
+            self._folders.remove(names)
+            for client in self._gate.peers:
+                self._gate.put(client, m.Retired(names))
 
     def snapshot(self) -> Snapshot:
         """One look at the node."""

@@ -229,15 +229,22 @@ class ArenaWriter:
             ArenaFullError: there is no room in any directory, also after the free blocks were removed.
         """
         size = block_size(nbytes)
-        fits = [b for b in self._free if size <= b.size <= 2 * size]
-        if fits:
-            block = min(reversed(fits), key=lambda b: b.size)  # of like sizes the one given back last: it may still be in the cache
-            self._free.remove(block)
-        else:
+        block = self._reuse(size)
+        if block is None:
             self._shrink(size)
             block = self._make(size)
         self._lent[block.name] = block
         return block
+
+    def _reuse(self, size: int) -> Block | None:
+        while fits := [b for b in self._free if size <= b.size <= 2 * size]:
+            block = min(reversed(fits), key=lambda b: b.size)  # of like sizes the one given back last: it may still be in the cache
+            self._free.remove(block)
+            # A cleaner of /tmp, or systemd's RemoveIPC, may have taken the file away; then no new reader could map it.
+            if os.path.exists(os.path.join(self._directories[int(block.name[0])], block.name)):
+                return block
+            self._discard(block)
+        return None
 
     def give_back(self, names: Iterable[str]) -> None:
         """The readers are done with these blocks. Unknown names are ignored: they belonged to an earlier worker."""

@@ -150,10 +150,17 @@ class Running:
 
 
 class Serving(Running):
-    """``feeder-server serve``, of which `arguments` are the rest; see `serve`, which waits until it is ready."""
+    """``feeder-server serve``, of which `arguments` are the rest; see `serve`, which waits until it is ready.
 
-    def __init__(self, cwd: Path, *arguments: str | Path, env: Mapping[str, str] | None = None) -> None:
-        super().__init__([*COMMAND, "serve", *map(str, arguments)], cwd, env)
+    With `lease_seconds` it has less patience with silent clients than a real one, for no test can wait that long.
+    """
+
+    def __init__(self, cwd: Path, *arguments: str | Path, env: Mapping[str, str] | None = None, lease_seconds: float | None = None) -> None:
+        command = COMMAND
+        if lease_seconds is not None:
+            code = f"import feeder_server.gate as g; g.LEASE_SECONDS = {lease_seconds}; from feeder_server.cli import main; main()"
+            command = [sys.executable, "-c", code]
+        super().__init__([*command, "serve", *map(str, arguments)], cwd, env)
 
     @property
     def workers(self) -> list[int]:

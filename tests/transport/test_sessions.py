@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import signal
 import threading
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from feeder_client import ClosedError, FeederClient, SourceNotFound
-from tests.serving import Script, until
+from tests.serving import ANY_PORT, SOURCES, Script, Serving, posix_signals, until
 from tests.transport.conftest import Connect, Place, options_for
 
 
@@ -129,6 +130,37 @@ def test_several_threads(connect_any: Connect) -> None:
 def test_an_unknown_source(connect_any: Connect) -> None:
     with pytest.raises(SourceNotFound, match=r"no source 'valid'; it serves: .*numbers"):
         connect_any("valid")
+
+
+@posix_signals
+def test_a_client_that_slept_through_its_lease(tmp_path: Path, transport: str) -> None:
+    """A laptop that was closed, or Ctrl-Z: the node has taken its blocks away, and it goes on all the same, with the right batches."""
+    with Serving(tmp_path, f"{SOURCES}:Blocks", "--workers", "2", "--bind", ANY_PORT, lease_seconds=4) as node:
+        code = f"""
+            import numpy as np, os
+            from feeder_client import FeederClient
+            from tests.sources import pattern
+            with FeederClient({node.endpoint!r}, transport={options_for(transport)["transport"]!r}) as client:
+                held, passes = [], 0
+                while passes < 2 or not os.path.exists("slept"):
+                    for i, batch in enumerate(client):
+                        assert np.array_equal(batch, pattern(i, 65536)), i
+                        held.append((i, batch))
+                        for number, earlier in held[:-5]:
+                            assert np.array_equal(earlier, pattern(number, 65536)), number
+                        del held[:-5]
+                    passes += 1
+                    print("pass", passes, flush=True)
+                print("reconnects", client.stats().reconnects)
+        """
+        with Script(tmp_path, code, env={"PYTHONPATH": str(SOURCES.parents[1])}) as script:
+            script.says("pass 1")
+            script.signal(signal.SIGSTOP)
+            node.says("vanished")
+            script.signal(signal.SIGCONT)
+            (tmp_path / "slept").touch()
+            assert script.wait() == 0, script.output
+            assert "reconnects 1" in script.stdout
 
 
 class TestTheEnd:

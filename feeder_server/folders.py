@@ -1,0 +1,81 @@
+"""The node's end of the arena: its folders, from the sweep at the start to their removal at the end. See feeder_wire/arena.py."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Collection, Iterable
+
+from feeder_wire import beacon
+from feeder_wire.arena import ArenaReader, PrivateDirectory, parents, sweep
+
+log = logging.getLogger("feeder.node")
+
+
+class Folders:
+    """The folders that the workers put blocks into, and what is done with the files there.
+
+    Args:
+        need_bytes: room that shared memory must have to be used at all.
+
+    Attributes:
+        nonce: what a client has to find in the file ``nonce`` of the first folder to be believed that it can map blocks.
+        reader: maps blocks, for those that are sent in parts.
+    """
+
+    def __init__(self, need_bytes: int) -> None:
+        self.nonce = secrets.token_hex(16)
+        self._directories: list[PrivateDirectory] = []
+        places = parents(need_bytes)
+        for path in sweep(places):
+            log.info("removed %s, left behind by a server that was killed", path)
+        for place in places:
+            try:
+                made = PrivateDirectory(place)
+            except OSError as e:
+                log.warning("no arena in %s: %s", place, e.strerror)
+                continue
+            self._directories.append(made)
+            self._put_nonce(made)
+        self.reader = ArenaReader(self.paths)
+
+    def _put_nonce(self, directory: PrivateDirectory) -> None:
+        try:
+            (directory.path / "nonce").write_text(self.nonce, encoding="ascii")
+        except OSError as e:  # then clients get bytes over the socket
+            log.warning("nothing can be written in %s: %s", directory.path, e.strerror)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where they are, best first."""
+        return tuple(str(directory.path) for directory in self._directories)
+
+    def blocks_of(self, slot: int, generation: int, keep: Collection[str]) -> tuple[str, ...]:
+        """Names of the blocks that one worker made, but for those in `keep`."""
+        found = []
+        for place, directory in enumerate(self._directories):
+            found += [p.name for p in directory.path.glob(f"{place}-{slot}-{generation}-*") if p.name not in keep]
+        return tuple(found)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove blocks; who has one mapped keeps its content."""
+        self.reader.forget(names)
+        for name in names:
+            try:
+                (self._directories[int(name[0])].path / name).unlink(missing_ok=True)
+            except OSError:  # Windows: still mapped; it goes with the directory
+                pass
+
+    def last_task(self, slot: int, generation: int) -> int | None:
+        """What a worker that is gone was at, see beacon.py; can be asked once."""
+        if not self._directories:
+            return None
+        where = (self._directories[0].path, slot, generation)
+        task = beacon.read(*where)
+        beacon.remove(*where)
+        return task
+
+    def close(self) -> None:
+        """Remove them, with all that is in them."""
+        for directory in self._directories:
+            directory.close()
