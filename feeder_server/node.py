@@ -140,7 +140,8 @@ class Node:
             self._act(self._from_client(client, message))
         for slot, report in self._crew.receive():
             self._act(self._from_worker(slot, report))
-        self._look_at_workers(now)
+        if self._fatal is None:  # else they end because of it, and nothing is to be said of that
+            self._look_at_workers(now)
         for block in self._gate.shipped():
             self._act(self.dispatch.shipped(block))
         self._act(self.dispatch.assign())
