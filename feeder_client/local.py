@@ -35,7 +35,9 @@ from feeder_wire.security import KeyPair
 log = logging.getLogger("feeder.client")
 
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
-_BOOT = f"import sys; sys.path.append({_PACKAGES!r}); from feeder_server.private import main; sys.exit(main())"
+# See feeder_server/supervisor.py.
+_PATH = f"import sys; sys.path[:] = [*filter(None, sys.path), {_PACKAGES!r}]"
+_BOOT = f"{_PATH}; from feeder_server.private import main; sys.exit(main())"
 STOP_SECONDS = 8.0
 START_SECONDS = 60.0
 
@@ -62,6 +64,7 @@ class LocalServer:
         self._tail: deque[str] = deque(maxlen=30)
         self._said: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stopped = False
+        self._pid = os.getpid()
         entry: dict[str, Any] = {"target": None, "parcel": None, "args": None}
         if isinstance(source, str):
             entry.update(target=source, args=_plain_args(args))
@@ -176,6 +179,8 @@ class LocalServer:
 
     def stop(self) -> None:
         """End the server and what belongs to it. Takes at most a few seconds; may be called again."""
+        if os.getpid() != self._pid:
+            return  # a forked child: all of it is its parent's
         self._stopped = True
         process = getattr(self, "_process", None)
         if process is not None:

@@ -47,6 +47,7 @@ class Receiver:
         self._alive = alive
         self._session = os.urandom(16)
         self._client = os.urandom(16)
+        self._pid = os.getpid()
         self._name = f"{os.path.basename(sys.argv[0] or 'python')}, pid {os.getpid()} on {socket.gethostname()}"
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._ear, self._bell = socket.socketpair()
@@ -76,6 +77,8 @@ class Receiver:
 
     def close(self) -> None:
         """Say goodbye to the nodes and close the sockets. Takes at most a few seconds."""
+        if os.getpid() != self._pid:
+            return  # a forked child: the thread is its parent's, and may hold the core's lock for ever here
         self._core.close()
         self._closing = True
         self._rung = False

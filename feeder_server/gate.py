@@ -32,6 +32,7 @@ log = logging.getLogger("feeder.node")
 LEASE_SECONDS = 15.0
 """A client that has not been heard of for so long is forgotten; clients ping every few seconds."""
 
+PORTION_BYTES = 4 * 1024 * 1024
 _LINGER_MS = 1000
 
 
@@ -156,7 +157,7 @@ class Gate:
         gone = []
         for client, batch in self._out.items():
             peer = self.peers.get(client)
-            if peer is not None and not self._send(peer.identity, batch):
+            if peer is not None and not all(self._send(peer.identity, portion) for portion in _portions(batch)):
                 gone.append(client)
         self._out.clear()
         return gone
@@ -219,6 +220,33 @@ class Gate:
         self.socket.close()
         if self._auth is not None:
             self._auth.stop()
+
+
+def _portions(batch: list[m.ToClient]) -> Iterator[list[m.ToClient]]:
+    """Cut what is for one client into messages that it will take: above `frames.MAX_FRAME` its socket would hang up."""
+    portion: list[m.ToClient] = []
+    nbytes = 0
+    for message in batch:
+        size = _size(message)
+        if portion and nbytes + size > PORTION_BYTES:
+            yield portion
+            portion, nbytes = [], 0
+        portion.append(message)
+        nbytes += size
+    if portion:
+        yield portion
+
+
+def _size(message: m.ToClient) -> int:
+    """About how many bytes it takes on the wire."""
+    match message:
+        case m.Inline():
+            return len(message.head) + len(message.data)
+        case m.Lent():
+            return len(message.head)
+        case m.Failed():
+            return 4 * (len(message.error.message) + len(message.error.traceback))  # characters, at most
+    return 0
 
 
 class _Authorized:

@@ -67,9 +67,15 @@ def run(config: ServeConfig, verbose: bool = False) -> None:
 
 
 def _announce(endpoint: str) -> None:
-    # The one line on stdout: scripts read the endpoint from it.
-    sys.stdout.write(f"feeder-server ready at {endpoint}\n")
-    sys.stdout.flush()
+    # The one line on stdout: scripts read the endpoint from it. There may be no stdout (a Windows service), or nobody who reads it.
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.write(f"feeder-server ready at {endpoint}\n")
+        sys.stdout.flush()
+    except OSError:
+        # What could not be written would be tried again at the end, and make that look like a failure.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _display(verbose: bool) -> Display:

@@ -35,8 +35,10 @@ LONGEST_LINE = 16 * 1024  # bytes
 LAST_LINES_SECONDS = 1.0
 KILL_SECONDS = 5.0  # for the system to end a killed process
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
-# The folder of the packages goes last on sys.path: first, it would put site-packages before the standard library.
-_BOOT = f"import sys; sys.path.append({_PACKAGES!r}); from feeder_server.worker import main; main()"
+# The current folder, which -c puts first on sys.path, goes: a json.py there must not be ours. The folder of the packages goes last:
+# first, it would put site-packages before the standard library.
+_PATH = f"import sys; sys.path[:] = [*filter(None, sys.path), {_PACKAGES!r}]"
+_BOOT = f"{_PATH}; from feeder_server.worker import main; main()"
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",

@@ -205,6 +205,14 @@ class Script(Running):
         super().__init__([sys.executable, str(path), *arguments], cwd, env)
 
 
+def shadows(folder: Path) -> Path:
+    """A folder whose files have the names of modules that feeder imports: a `data.py` and a `queue.py` are what users have."""
+    folder.mkdir()
+    for name in ("json", "signal", "queue", "select", "secrets", "types", "numpy", "zmq", "msgpack", "click", "logging"):
+        (folder / f"{name}.py").write_text(f"raise SystemExit('this is the user's own {name}.py')\n")
+    return folder
+
+
 def free_port() -> int:
     """A port that was free a moment ago, for what has to be known before it is bound."""
     with socket.socket() as s:

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import pytest
 
 from feeder_client import AuthenticationError, ConfigError, FeederClient, NodeUnreachable, SourceError, SourceNotFound, WorkerCrashed
 from feeder_wire.security import make_key_files
-from tests.serving import SOURCES, Script, alive, arenas, posix_signals, until, workers_of
+from tests.serving import SOURCES, Running, Script, alive, arenas, posix_signals, shadows, until, workers_of
 from tests.sources import Numbers, counted
 
 
@@ -258,6 +259,13 @@ class TestTheEndOfTheTrainer:
             assert script.stderr == ""
         until(lambda: arenas() == before, lambda: f"left: {arenas() - before}")
 
+    def test_a_folder_whose_files_are_called_like_modules(self, tmp_path: Path) -> None:
+        script = tmp_path / "script.py"
+        script.write_text("from feeder_client import FeederClient\nwith FeederClient.local([1, 2], workers=1) as c: print(list(c))\n")
+        with Running([sys.executable, str(script)], shadows(tmp_path / "mine")) as running:
+            assert running.wait() == 0, running.output
+            assert running.stdout == "[1, 2]\n"
+
     def test_as_in_a_notebook(self, tmp_path: Path) -> None:
         """Cells are run by exec in a namespace called __main__ that has no file; a second cell gets an error and goes on."""
         cells = """
@@ -280,6 +288,36 @@ class TestTheEndOfTheTrainer:
             assert script.wait() == 0, script.output
             assert script.stdout.splitlines() == ["[0, 3, 6, 9]", "[0, 5, 10, 15]"]
             assert script.stderr == ""
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+    def test_a_child_that_the_trainer_forks(self, tmp_path: Path) -> None:
+        """Its end is not the trainer's, nor is a close() there: nothing is taken away, so that a new worker finds the object too."""
+        code = """
+            import os, sys, time
+            import numpy as np
+            from feeder_client import FeederClient
+            class Mine(list):
+                def __init__(self): super().__init__(range(50)); self.x = np.zeros(400_000)
+            client = FeederClient.local(Mine(), workers=1)
+            batches = iter(client)
+            next(batches)
+            for close in (False, True):
+                if os.fork() == 0:
+                    if close:
+                        client.close()
+                    sys.exit(0)
+                assert os.wait()[1] == 0
+            print("forked", flush=True)
+            while not os.path.exists("go"): time.sleep(0.01)
+            print(len(list(batches)), len(list(client)))
+        """
+        with Script(tmp_path, code) as script:
+            script.says("forked")
+            (worker,) = [p for p in workers_of(script.pid).values() if "feeder_server.worker" in " ".join(p.cmdline())]
+            worker.kill()
+            (tmp_path / "go").touch()
+            assert script.wait() == 0, script.output
+            assert script.stdout.splitlines()[1] == "49 50"
 
     @posix_signals
     @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])

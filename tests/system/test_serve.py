@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,22 @@ from pathlib import Path
 import pytest
 
 from feeder_client import FeederClient, NodeUnreachable
-from tests.serving import ANY_PORT, COMMAND, ON_WINDOWS, SOURCES, Serving, alive, arenas, posix_signals, serve, until, workers_of
+from tests.serving import (
+    ANY_PORT,
+    COMMAND,
+    ON_WINDOWS,
+    SOURCES,
+    Running,
+    Serving,
+    alive,
+    arenas,
+    free_port,
+    posix_signals,
+    serve,
+    shadows,
+    until,
+    workers_of,
+)
 
 
 def came_to(folder: Path, what: object, times: int = 1) -> list[int]:
@@ -56,6 +72,13 @@ class TestStart:
         with serve(tmp_path, f"{folder / 'données.py'}:made") as node, FeederClient(node.endpoint) as client:
             assert list(client) == ["ü", "é"]
 
+    def test_a_folder_whose_files_are_called_like_modules(self, tmp_path: Path) -> None:
+        """The user's `queue.py` in the current folder is nobody else's."""
+        folder = shadows(tmp_path / "mine")
+        (folder / "data.py").write_text("made = [1, 2, 3]\n")
+        with serve(folder, "data.py:made") as node, FeederClient(node.endpoint) as client:
+            assert list(client) == [1, 2, 3]
+
     def test_a_batch_is_made_with_one_thread_and_without_accelerators(self, tmp_path: Path) -> None:
         code = "import os\nmade = [os.environ.get(k) for k in ('OMP_NUM_THREADS', 'CUDA_VISIBLE_DEVICES')]\n"
         (tmp_path / "see.py").write_text(code)
@@ -79,6 +102,21 @@ class TestStart:
         assert batches(3, 5) == one
         assert batches(1, 6) != one
         assert one[0] != one[1]
+
+    @pytest.mark.skipif(ON_WINDOWS, reason="needs a shell")
+    @pytest.mark.parametrize("output", [">&-", "| true"], ids=["closed", "nobody_reads"])
+    def test_without_a_stdout(self, tmp_path: Path, output: str) -> None:
+        """A service has none, and `| head` goes away: the node serves all the same, and ends with 0."""
+        endpoint = f"tcp://127.0.0.1:{free_port()}"
+        command = shlex.join([*COMMAND, "serve", f"{SOURCES}:Numbers", "--workers", "1", "--bind", endpoint])
+        with Running(["sh", "-c", f"{{ {{ {command}; echo ended with $? >&2; }} {output}; }}"], tmp_path) as shell:
+            with FeederClient(endpoint, connect_timeout=30) as client:
+                assert len(list(client)) == 20
+            (node,) = [p for p in workers_of(shell.pid).values() if "serve" in p.cmdline()]
+            node.terminate()
+            shell.wait()
+            assert "ended with 0" in shell.stderr, shell.output
+            assert "Error" not in shell.stderr
 
 
 class TestStop:

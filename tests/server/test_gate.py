@@ -1,0 +1,119 @@
+"""What is sent to one client is cut into messages that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import zmq
+
+from feeder_server.config import ServeConfig, SourceEntry
+from feeder_server.gate import PORTION_BYTES, Gate
+from feeder_server.target import parse_target
+from feeder_wire import frames
+from feeder_wire import messages as m
+from feeder_wire.arena import ArenaReader
+from feeder_wire.errors import RemoteError
+
+SESSION, CLIENT = b"s" * 16, b"c" * 16
+
+
+@contextmanager
+def talking() -> Iterator[tuple[Gate, zmq.Socket[bytes]]]:
+    """A gate, and a client that has said Hello to it."""
+    context = zmq.Context()
+    config = ServeConfig((SourceEntry("default", target=parse_target("augment.py:train")),), bind="tcp://127.0.0.1:0")
+    gate = Gate(context, config, ArenaReader([]))
+    dealer = context.socket(zmq.DEALER)
+    try:
+        dealer.linger = 0
+        dealer.rcvhwm = 0
+        dealer.maxmsgsize = frames.MAX_FRAME
+        dealer.connect(gate.endpoint)
+        dealer.send(frames.pack([m.Hello(m.WIRE_VERSION, CLIENT, "test")]))
+        assert gate.socket.poll(10_000)
+        assert [type(message) for _, message in gate.receive(0.0)] == [m.Hello]
+        yield gate, dealer
+    finally:
+        dealer.close()
+        gate.close()
+        context.term()
+
+
+def received(dealer: zmq.Socket[bytes], count: int) -> tuple[list[m.ToClient], int]:
+    """So many messages, and in how many pieces they came."""
+    found: list[m.ToClient] = []
+    pieces = 0
+    while len(found) < count:
+        assert dealer.poll(10_000), f"{len(found)} of {count} have come"
+        found += frames.unpack(dealer.recv(), frames.TO_CLIENT)
+        pieces += 1
+    return found, pieces
+
+
+def inline(index: int, nbytes: int) -> m.Inline:
+    return m.Inline(SESSION, 0, index, b"head", b"x" * nbytes, 0.0)
+
+
+def test_what_is_small_goes_together() -> None:
+    with talking() as (gate, dealer):
+        for i in range(500):
+            gate.put(CLIENT, inline(i, 100))
+        assert gate.flush() == []
+        found, pieces = received(dealer, 500)
+        assert [message.index for message in found] == list(range(500))  # type: ignore[union-attr]
+        assert pieces == 1
+
+
+def test_what_is_large_is_cut() -> None:
+    """As much as 64 workers may have ready at once; uncut, the client's socket would hang up on the node."""
+    count = frames.MAX_FRAME // m.INLINE_BYTES + 100
+    with talking() as (gate, dealer):
+        for i in range(count):
+            gate.put(CLIENT, inline(i, m.INLINE_BYTES))
+        assert gate.flush() == []
+        found, pieces = received(dealer, count)
+        assert [message.index for message in found] == list(range(count))  # type: ignore[union-attr]
+        assert pieces >= frames.MAX_FRAME // PORTION_BYTES
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        m.Lent(SESSION, 0, 0, b"h" * 4_000_000, "0-0-1-1", 4096, 4096, 0.0),
+        m.Failed(SESSION, 0, 0, RemoteError("SourceError", "ValueError", (), "text", "\N{BLACK HEART SUIT}" * 200_000)),
+    ],
+)
+def test_heads_and_errors_count_too(message: m.ToClient) -> None:
+    with talking() as (gate, dealer):
+        for _ in range(120):
+            gate.put(CLIENT, message)
+        gate.flush()
+        found, pieces = received(dealer, 120)
+        assert found == [message] * 120
+        assert pieces > 10
+
+
+def test_nothing_is_sent_for_nothing() -> None:
+    with talking() as (gate, dealer):
+        gate.flush()
+        gate.put(CLIENT, m.Pong(1))
+        gate.flush()
+        gate.flush()
+        assert received(dealer, 1) == ([m.Pong(1)], 1)
+        assert not dealer.poll(0)
+
+
+def test_a_client_that_has_gone(tmp_path: Path) -> None:
+    with talking() as (gate, dealer):
+        dealer.close()
+        gone: list[bytes] = []
+        for _ in range(500):  # until its connection is known to have ended
+            gate.put(CLIENT, m.Pong(1))
+            gone = gate.flush()
+            if gone:
+                break
+            gate.socket.poll(20)
+        assert gone == [CLIENT]
