@@ -53,9 +53,7 @@ class Worker:
         self._link.put(w.Joined(self.slot, int(setup["generation"]), bytes.fromhex(setup["token"])))
         self._link.flush()
         self._arena = ArenaWriter(setup["directories"], self.slot, int(setup["generation"]), int(setup["budget_bytes"]))
-        # Without a directory for the arena there is nowhere to say it, and the node guesses.
-        where = setup["directories"]
-        self._beacon = Beacon(where[0], self.slot, int(setup["generation"])) if where else None
+        self._beacon = _beacon(setup["directories"], self.slot, int(setup["generation"]))
         self._copies: dict[int, Copies] = {}
         self._tasks: deque[w.Task] = deque()
         self._stopped = False
@@ -182,6 +180,15 @@ class Worker:
         if self._arena.dropped:
             self._link.put(w.Dropped(tuple(self._arena.dropped)))
             self._arena.dropped.clear()
+
+
+def _beacon(directories: list[str], slot: int, generation: int) -> Beacon | None:
+    # Where nothing can be written (no arena, a full disk, a folder that was removed) the node has to guess what a worker was at.
+    try:
+        return Beacon(directories[0], slot, generation) if directories else None
+    except OSError as e:
+        log.debug("no beacon: %s", e)
+        return None
 
 
 def take_over_stdin() -> BinaryIO:

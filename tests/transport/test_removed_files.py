@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from feeder_client import FeederClient
-from tests.serving import SOURCES, arenas, posix_signals, serve
+from tests.serving import SOURCES, arenas, posix_signals, serve, until
 from tests.sources import pattern
 from tests.transport.conftest import options_for
 
@@ -17,7 +19,7 @@ from tests.transport.conftest import options_for
 @posix_signals  # Windows removes no file that is mapped
 @pytest.mark.parametrize("whole_folders", [False, True], ids=["blocks", "folders"])
 def test_passes_go_on(tmp_path: Path, transport: str, whole_folders: bool) -> None:
-    """For who is connected and for who comes later; what is held stays as it is."""
+    """For who is connected and for who comes later, also with a worker that is started later; what is held stays as it is."""
     before = arenas()
     with serve(tmp_path, f"{SOURCES}:Blocks", "-a", "n=60", workers=2) as node:
         with FeederClient(node.endpoint, prefetch=6, **options_for(transport)) as client:
@@ -31,6 +33,9 @@ def test_passes_go_on(tmp_path: Path, transport: str, whole_folders: bool) -> No
                             block.unlink()
                         if whole_folders and "shm" in folder.parts:
                             shutil.rmtree(folder)
+            os.kill(node.workers[0], signal.SIGKILL)
+            node.says("killed by SIGKILL")
+            until(lambda: len(node.workers) == 2, "a new worker")
             with FeederClient(node.endpoint, **options_for(transport)) as late:
                 assert len(list(late)) == 60
             for i, batch in enumerate(held):
