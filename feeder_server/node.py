@@ -302,7 +302,8 @@ class Node:
         worst = hopeless[-1]
         text = f"worker {worst.slot}: {self._load_errors.get(worst.slot) or _last_words(worst)}"
         slots = {lost.slot for lost in hopeless}
-        if any(source.slots <= slots for source in self.dispatch.sources):
+        # Any worker makes any item; but what one worker has of a stream nobody else has, and its end would never come.
+        if any(source.slots <= slots or (source.kind != "indexed" and source.slots & slots) for source in self.dispatch.sources):
             self._fatal = WorkerCrashed(text)
             self._fatal_remote = m.Goodbye("WorkerCrashed", text)
         else:

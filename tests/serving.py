@@ -35,6 +35,7 @@ SOURCES = Path(__file__).with_name("sources.py")
 SECONDS = 40.0  # for anything that a machine under load may take; never reached by a test that passes
 ANY_PORT = "tcp://127.0.0.1:0"
 ON_WINDOWS = sys.platform == "win32"
+QUICK_RESTARTS = {"feeder_server.supervisor.FIRST_DELAY": 0.02}
 posix_signals = pytest.mark.skipif(ON_WINDOWS, reason="Windows has no such signals; the handler is tested by itself")
 
 _found = shutil.which("feeder-server", path=str(Path(sys.executable).parent))
@@ -152,14 +153,17 @@ class Running:
 class Serving(Running):
     """``feeder-server serve``, of which `arguments` are the rest; see `serve`, which waits until it is ready.
 
-    With `lease_seconds` it has less patience with silent clients than a real one, for no test can wait that long.
+    `constants` of the server are changed where no test can wait as long as a user: ``{"feeder_server.gate.LEASE_SECONDS": 4}``.
     """
 
-    def __init__(self, cwd: Path, *arguments: str | Path, env: Mapping[str, str] | None = None, lease_seconds: float | None = None) -> None:
+    def __init__(
+        self, cwd: Path, *arguments: str | Path, env: Mapping[str, str] | None = None, constants: Mapping[str, float] | None = None
+    ) -> None:
         command = COMMAND
-        if lease_seconds is not None:
-            code = f"import feeder_server.gate as g; g.LEASE_SECONDS = {lease_seconds}; from feeder_server.cli import main; main()"
-            command = [sys.executable, "-c", code]
+        if constants:
+            modules = {name.rpartition(".")[0] for name in constants}
+            changes = "; ".join([f"import {module}" for module in modules] + [f"{name} = {value}" for name, value in constants.items()])
+            command = [sys.executable, "-c", f"{changes}; from feeder_server.cli import main; main()"]
         super().__init__([*command, "serve", *map(str, arguments)], cwd, env)
 
     @property
@@ -187,11 +191,9 @@ class Serving(Running):
 
 
 @contextmanager
-def serve(
-    cwd: Path, *arguments: str | Path, workers: int = 1, bind: str = ANY_PORT, env: Mapping[str, str] | None = None
-) -> Iterator[Serving]:
-    """Starts a node, waits until it is ready, and stops it at the end. It has to end by itself, with exit code 0 or as it did."""
-    with Serving(cwd, *arguments, "--workers", str(workers), "--bind", bind, env=env) as node:
+def serve(cwd: Path, *arguments: str | Path, workers: int = 1, bind: str = ANY_PORT, **options: Any) -> Iterator[Serving]:
+    """Starts a node, waits until it is ready, and stops it at the end. `options` as for `Serving`."""
+    with Serving(cwd, *arguments, "--workers", str(workers), "--bind", bind, **options) as node:
         _ = node.endpoint
         yield node
 

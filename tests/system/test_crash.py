@@ -16,7 +16,7 @@ import pytest
 
 from feeder_client import FeederClient, SourceError, WorkerCrashed
 from tests.leaks import PrivateFolders, feeder_files
-from tests.serving import SOURCES, Serving, arena_bytes, free_port, posix_signals, serve, until
+from tests.serving import QUICK_RESTARTS, SOURCES, Serving, arena_bytes, free_port, posix_signals, serve, until
 from tests.sources import pattern
 
 
@@ -157,6 +157,36 @@ class TestLoading:
             source.write_text(good)
             until(lambda: node.stderr.count("reading my code") == 3, lambda: node.output)
             assert list(client) == list(range(20))
+
+    @posix_signals
+    @pytest.mark.parametrize("kind", ["indexed", "stream"])
+    def test_replacements_that_never_load(self, tmp_path: Path, kind: str) -> None:
+        """Of an indexed source the other worker can make everything, and does. What one worker has of a stream nobody else has:
+        the server ends, and the trainer gets the reason instead of waiting for ever."""
+        source = tmp_path / "data.py"
+        source.write_text(
+            "print('reading my code')\nfrom tests.sources import Holds\n"
+            f"def indexed(): return Holds({str(tmp_path)!r}, n=300)\n"
+            "def stream(shard_index, num_shards):\n"
+            "  items = Holds('.', n=300)\n"
+            "  for i in range(shard_index, 300, num_shards): yield items[i]\n"
+        )
+        options: Any = {"constants": QUICK_RESTARTS, "env": {"PYTHONPATH": str(SOURCES.parents[1])}}
+        with serve(tmp_path, f"data.py:{kind}", workers=2, **options) as node, FeederClient(node.endpoint, connect_timeout=5) as client:
+            until(lambda: node.stderr.count("reading my code") == 2, lambda: node.output)
+            batches = iter(client)
+            got = [next(batches) for _ in range(5)]
+            pid = victim(tmp_path, 10)
+            source.write_text("raise OSError('the disk is gone')\n")
+            os.kill(pid, signal.SIGKILL)
+            if kind == "indexed":
+                node.says("going on with 1 of 2 workers. worker")
+                (tmp_path / "go").touch()
+                assert got + list(batches) == list(range(300))
+            else:
+                with pytest.raises(WorkerCrashed, match="OSError: the disk is gone"):
+                    list(batches)
+                assert node.wait() == 5
 
     def test_the_client_hears_why_it_could_not_be_loaded(self, tmp_path: Path) -> None:
         """A trainer that was there first gets the error that the server ends with, not a lost connection."""

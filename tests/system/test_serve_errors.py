@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 
 from feeder_wire.security import make_key_files
-from tests.serving import SOURCES, Serving, arenas, serve, workers_of
-
-ANY = "tcp://127.0.0.1:0"
+from tests.serving import ANY_PORT, QUICK_RESTARTS, SOURCES, Serving, arenas, serve, workers_of
 
 
-def refused(tmp_path: Path, *arguments: str, code: int, lines: int = 2, bind: str = ANY) -> str:
+def refused(tmp_path: Path, *arguments: str, code: int, lines: int = 2, bind: str = ANY_PORT) -> str:
     """Runs it; asserts that it ends with `code`, and with at most so many lines of error, none of them of a traceback through feeder.
 
     Returns what the user is shown: stderr without the log.
@@ -188,7 +186,7 @@ class TestWorkers:
         """A crash of the interpreter, not an exception: started again ever more slowly, five times in all, then given up."""
         write(tmp_path / "crash.py", "import os, sys\nprint('about to crash', file=sys.stderr)\nos._exit(66)\n")
         before = arenas()
-        with Serving(tmp_path, "crash.py:x", "--workers", "1", "--bind", ANY) as node:
+        with Serving(tmp_path, "crash.py:x", "--workers", "1", "--bind", ANY_PORT, constants=QUICK_RESTARTS) as node:
             assert node.wait() == 5, node.output
             assert node.stdout == ""
             assert node.stderr.count("worker 0 ended: exit code 66; a new one starts in") == 4

@@ -135,7 +135,9 @@ def test_an_unknown_source(connect_any: Connect) -> None:
 @posix_signals
 def test_a_client_that_slept_through_its_lease(tmp_path: Path, transport: str) -> None:
     """A laptop that was closed, or Ctrl-Z: the node has taken its blocks away, and it goes on all the same, with the right batches."""
-    with Serving(tmp_path, f"{SOURCES}:Blocks", "--workers", "2", "--bind", ANY_PORT, lease_seconds=4) as node:
+    with Serving(
+        tmp_path, f"{SOURCES}:Blocks", "--workers", "2", "--bind", ANY_PORT, constants={"feeder_server.gate.LEASE_SECONDS": 4}
+    ) as node:
         code = f"""
             import numpy as np, os
             from feeder_client import FeederClient
