@@ -277,9 +277,10 @@ class FeederClient:
         stats = self.stats()
         epoch, position = core.position()
         length = "endless" if core.num_batches is None else f"{core.num_batches} batches"
+        outcome = "".join(f", {word}" for word in sorted({n.outcome for n in core.roster.nodes if n.outcome}))
         nodes = ", ".join(n.endpoint + ("" if n.connected else " (not connected)") for n in core.roster.nodes)
         return (
-            f"<{type(self).__name__} {core.options.source!r} ({length}) from {nodes}: {stats.workers} workers, "
+            f"<{type(self).__name__} {core.options.source!r} ({length}) from {nodes}: {stats.workers} workers{outcome}, "
             f"epoch {epoch}, batch {position}, {stats.stored} ready, {stats.owed} on their way>"
         )
 

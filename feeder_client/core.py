@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from feeder_client.agreement import Agreement
 from feeder_client.order import Key, Order
 from feeder_client.payload import Broken, Payload
 from feeder_client.roster import LongWait, Roster
@@ -85,6 +86,8 @@ class Core:
         self._stock: Stock | None = None
         self._kept: dict[Key, Any] = {}  # batches that were looked at and may be asked for again
         self._undelivered: dict[int, Key] = {}  # what a caller waits for, or got an error instead of
+        self._agreement = Agreement(options.source)
+        self._said: set[str] = set()
         self._notes: tuple[str, ...] = ()  # about the source, from the node, not yet said
         self._first: float | None = None
         self._counted = _Counted()
@@ -273,8 +276,34 @@ class Core:
             self._notes = opened.notes
             if self.options.steps is None:
                 self._say_notes()  # else it may be endless, and they are about streams that end: see `ended`
-            stock.node_opened(node, opened.workers)
+            stock.node_lost(node)  # known or new, it owes nothing
+            self._agreement.opened(node, opened)
+            self._use_what_agrees(stock)
             self._cond.notify_all()
+
+    def judged(self, node: int, verdict: m.Verdict) -> None:
+        """A node says what comparing its copies has shown."""
+        with self._cond:
+            state = self.roster.nodes[node]
+            if verdict.costs and verdict.outcome and verdict.text not in self._said:
+                self._said.add(verdict.text)
+                log.warning("%s", verdict.text)
+            state.outcome = verdict.outcome
+            self._agreement.shown(node, verdict)
+            if self._stock is not None:
+                self._use_what_agrees(self._stock)
+            self._cond.notify_all()
+
+    def _use_what_agrees(self, stock: Stock) -> None:
+        for number, state in enumerate(self.roster.nodes):
+            if state.opened is None or number in self._credits.nodes:
+                continue
+            objection = self._agreement.objection(number)
+            if isinstance(objection, FeederError):
+                self.roster.failed(number, objection)
+                self._agreement.lost(number)
+            elif objection is None:
+                stock.node_opened(number, state.opened.workers)
 
     def _say_notes(self) -> None:
         for note in self._notes:
@@ -347,6 +376,7 @@ class Core:
             self._ask_others(node)
 
     def _ask_others(self, node: int) -> None:
+        self._agreement.lost(node)
         if self._stock is not None:
             self._counted.retries += self._stock.node_lost(node)
         self._cond.notify_all()

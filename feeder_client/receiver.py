@@ -205,6 +205,8 @@ class Receiver:
                 core.failed_batch(number, message)
             case m.Ended():
                 core.ended(number, message.epoch, message.index)
+            case m.Verdict():
+                core.judged(number, message)
             case m.Progress():
                 core.progress(number, message.text)
             case m.Unknown():

@@ -21,6 +21,7 @@ class NodeState:
     opened: Opened | None = None
     error: FeederError | None = None
     progress: str = ""
+    outcome: str = ""  # of comparing its copies of the source, a word of the node's
 
 
 class Roster:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from feeder_server.config import DEFAULT_BIND, ServeConfig, SourceEntry, usable_cores
+from feeder_server.config import DEFAULT_BIND, POLICIES, ServeConfig, SourceEntry, usable_cores
 from feeder_server.target import apply_args, parse_targets
 from feeder_wire.errors import (
     ConfigError,
@@ -139,6 +139,13 @@ def cli() -> None:
     metavar="N",
     help="Tries of a batch whose worker died, before the client is told.",
 )
+@click.option(
+    "--on-divergence",
+    type=click.Choice(POLICIES),
+    default="single",
+    show_default=True,
+    help="What to do if workers make different data for the same batch: let one worker make all, go on all the same, or end.",
+)
 @click.option("--single", is_flag=True, help="Each source is run by one worker only: for streams that can't be shared out.")
 @click.option("--gpu", is_flag=True, help="Let workers see accelerators; they are hidden from them otherwise.")
 @click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="BLAS, OpenMP and OpenCV threads per worker.")
@@ -167,6 +174,7 @@ def serve(
     seed: int,
     memory: str | None,
     max_retries: int,
+    on_divergence: str,
     single: bool,
     gpu: bool,
     threads: int,
@@ -193,6 +201,7 @@ def serve(
         gpu=gpu,
         threads=threads,
         single=single,
+        on_divergence=on_divergence,
         keys=load_pair(keys_dir) if keys_dir else None,
         authorized=load_authorized(authorized_clients) if authorized_clients else frozenset(),
         insecure=insecure,

@@ -15,6 +15,8 @@ from feeder_wire.security import KeyPair, check_endpoint, is_loopback
 DEFAULT_BIND = "tcp://127.0.0.1:5555"
 DEFAULT_MEMORY = 1 << 30
 MAX_WORKERS = 4096
+POLICIES = ("single", "parallel", "error")
+"""What to do with a source whose copies disagree, see probe.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class ServeConfig:
     gpu: bool = False
     threads: int = 1
     single: bool = False
+    on_divergence: str = "single"
     keys: KeyPair | None = None
     authorized: frozenset[bytes] = field(default_factory=frozenset)
     insecure: bool = False
@@ -63,6 +66,8 @@ class ServeConfig:
         _within("--seed", self.seed, 0, (1 << 64) - 1)
         _within("--max-retries", self.max_retries, 0, 1000)
         _within("--threads", self.threads, 1, 4096)
+        if self.on_divergence not in POLICIES:
+            raise ConfigError(f"--on-divergence {self.on_divergence!r:.80}: one of {', '.join(POLICIES)} is needed")
         if self.keys is not None and not self.authorized:
             raise ConfigError("--keys without --authorized-clients: name the folder with the public keys of the clients to let in")
         if self.authorized and self.keys is None:

@@ -4,6 +4,9 @@
     indexed, with state       per session at most two: the newest epoch asked for, and an older one that a repeated item needed
     stream                    per session an iterator, begun again for every run
 
+The copies are compared at the start (probe.py). What was made for that goes on with the first session, which so begins no later; and
+where it showed that items depend on what was made before, `mode` says what to do about it.
+
 A copy is a function of seeds alone. It is built under the build seed, brought to epoch e by replaying 0 .. e under their own seeds
 (shuffles are cumulative), and set to the item's seed before every item; so it makes no difference which worker makes an item, what
 it made before, or how often the item is tried. What "set" means is in reseeding.py.
@@ -28,6 +31,9 @@ from feeder_server.reseeding import Reseeder
 from feeder_server.source import IndexedSource, StreamSource
 
 log = logging.getLogger("feeder.copies")
+
+PROBE = bytes(16)
+"""The session in whose name copies are compared. No client has it: theirs are random."""
 
 
 class StreamEnded(Exception):
@@ -61,6 +67,7 @@ class _Copy:
     seeds: Reseeder
     epoch: int = -1  # built, and not told of any epoch
     used: bool = False  # has made an item
+    warmed: int | None = None  # the epoch in which it has made item 0 before any other
 
 
 @dataclass(slots=True)
@@ -93,6 +100,8 @@ class Copies:
         self._incarnation = incarnation
         self._pristine: _Copy | StreamSource | None = None
         self._info: SourceInfo | None = None
+        self._warm = False
+        self._exclusive = False
         self._copies: dict[bytes, list[_Copy]] = {}
         self._runs: dict[bytes, _Run] = {}
 
@@ -112,18 +121,51 @@ class Copies:
             self.warm()
         return self._info  # type: ignore[return-value]  # _build sets it
 
+    def mode(self, *, warm: bool, exclusive: bool, rebuild: bool) -> None:
+        """Say how copies are used from now on.
+
+        Args:
+            warm: every copy makes item 0 of an epoch before any other: some draw the order of an epoch when the first item is made.
+            exclusive: no two sessions share a copy, also where the source is told of no epochs: it has a state that nobody sees.
+            rebuild: what was made so far is not to be used.
+        """
+        self._warm = warm
+        if rebuild:
+            self._copies.clear()
+            self._pristine = None
+        if exclusive and not self._exclusive and isinstance(self._pristine, _Copy) and self._pristine.used:
+            self._copies.setdefault(PROBE, [self._pristine])  # the next session goes on with it
+            self._pristine = None
+        self._exclusive = exclusive
+
     def item(self, session: bytes, epoch: int, index: int) -> object:
         """Make item `index` of `epoch` for a session. The array may be the user's own: use it before the next call."""
         copy = self._at(session, epoch)
+        if self._warm and copy.warmed != copy.epoch:
+            copy.warmed = copy.epoch
+            if index:
+                try:
+                    self._make_item(copy, epoch, 0)
+                except Exception as exc:  # whoever asks for item 0 is told
+                    log.debug("making item 0 first failed: %s", exc)
+        return self._make_item(copy, epoch, index)
+
+    def _make_item(self, copy: _Copy, epoch: int, index: int) -> object:
         value = seeding.item_seed(self._seed, epoch, index)
-        copy.seeds.set(value)
-        batch = copy.source.get(index)
+        with copy.seeds.set_all(value):
+            batch = copy.source.get(index)
         if not copy.used:
             copy.used = True
             if copy.seeds.look():
-                copy.seeds.set(value)
-                batch = copy.source.get(index)
+                with copy.seeds.set_all(value):
+                    batch = copy.source.get(index)
         return batch
+
+    def subject(self, session: bytes) -> object:
+        """The user's object that makes the items of a session now; None for a stream."""
+        copies = self._copies.get(session)
+        copy = copies[-1] if copies else self._pristine
+        return copy.source.subject if isinstance(copy, _Copy) else None
 
     def num_batches_at(self, session: bytes, epoch: int) -> int | None:
         """Length of a pass. It may differ from epoch to epoch."""
@@ -192,12 +234,14 @@ class Copies:
     def _at(self, session: bytes, epoch: int) -> _Copy:
         if self.info().kind != "indexed":
             raise TypeError("a stream has no items to ask for by number")
-        if not self.info().stateful:
+        if not (self.info().stateful or self._exclusive):
             self.warm()
             if not isinstance(self._pristine, _Copy):
                 raise TypeError("the source became a stream")
             return self._pristine
-        copies = self._copies.setdefault(session, [])
+        if session not in self._copies:
+            self._copies[session] = self._copies.pop(PROBE, []) if session != PROBE else []
+        copies = self._copies[session]
         copy = self._nearest(copies, epoch)
         try:
             while copy.epoch < epoch:

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from collections import deque
 
-from feeder_server.ledger import Ledger, Settled
-from feeder_server.work import Action, Assign, Bury, Job, Key, Remove, Send, Session, Ship, Slot, Source, Tell
+from feeder_server.comparing import Comparing, remarks, size_of
+from feeder_server.ledger import Ledger
+from feeder_server.trials import PROBE, Trials
+from feeder_server.work import Action, Assign, Bury, Job, Key, Send, Session, Ship, Slot, Source, Tell
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
 from feeder_wire.errors import RemoteError
@@ -31,7 +33,7 @@ QUEUE_SECONDS = 0.010
 """Work that a worker may hold ahead: about fifty round trips, and little enough that nothing waits behind it."""
 
 
-class Dispatch:
+class Dispatch(Comparing):
     """The state of a node's work.
 
     Args:
@@ -40,9 +42,20 @@ class Dispatch:
         memory_bytes: cap on lent blocks and work under way.
         max_retries: tries of a batch whose worker died, after the first.
         seed: told to clients.
+        on_divergence: see `Probe`.
+        probing: whether the copies of a source are compared.
     """
 
-    def __init__(self, sources: list[Source], slots: int, memory_bytes: int, max_retries: int = 2, seed: int = 0) -> None:
+    def __init__(
+        self,
+        sources: list[Source],
+        slots: int,
+        memory_bytes: int,
+        max_retries: int = 2,
+        seed: int = 0,
+        on_divergence: str = "single",
+        probing: bool = True,
+    ) -> None:
         self.sources = sources
         self.slots = [Slot() for _ in range(slots)]
         self.sessions: dict[bytes, Session] = {}
@@ -58,6 +71,7 @@ class Dispatch:
         self._jobs = 0
         self._under_way = 0  # bytes that the tasks under way are expected to make
         self._turn: deque[bytes] = deque()  # sessions with a queue, next first
+        self.trials = Trials(sources, self.ledger, on_divergence, probing)
 
     # ------------------------------------------------------------------------------------------------------------- clients
 
@@ -92,11 +106,15 @@ class Dispatch:
                 session.run = message.epoch
                 session.over.clear()
                 session.drawn.clear()
+        if message.epoch > 0:
+            out += self._settled(self.trials.forget(session.source))
         for index in message.indices:
             key = (message.epoch, index)
             if key not in session.wanted:
                 session.wanted.add(key)
-                if key not in session.making:
+                if (held := self.trials.take(session.source, key)) is not None:
+                    out += self._deliver(session, key, held)
+                elif key not in session.making:
                     session.queue.append(key)
         self._enqueue(session)
         return out + self._end_if_over(session)
@@ -145,6 +163,7 @@ class Dispatch:
         first = not source.kind
         if first:
             source.kind, source.num_batches, source.sharded = message.kind, message.num_batches, message.sharded
+            source.code = message.code
         mine = {i for i, s in enumerate(self.sources) if slot in s.slots}
         self.slots[slot].loaded.add(message.source)
         self.slots[slot].ready = self.slots[slot].loaded >= mine
@@ -153,31 +172,43 @@ class Dispatch:
             for session in self.sessions.values():
                 if session.source == message.source:
                     out += self._answer_open(session)
-        return out
+        length = None if message.num_batches < 0 else message.num_batches
+        probe = self.trials.probes[message.source]
+        return out + self._steps(message.source, probe.loaded(slot, stream=message.kind == "stream", length=length))
 
     def made(self, slot: int, message: w.Made | w.MadeBlock) -> list[Action]:
         """A batch is ready."""
         job = self._finish(slot, message.task)
         block = message.block if isinstance(message, w.MadeBlock) else None
-        size = message.size if isinstance(message, w.MadeBlock) else len(message.data)
+        if job is not None and job.session.id == PROBE:
+            return self._tried(slot, job, message)
         session = self._waits_for(job)
         if job is None or session is None:
             return [Tell(slot, w.Free((block,)))] if block else []  # cancelled, or its session is gone
-        source = self.sources[session.source]
-        source.seconds = message.seconds if source.seconds == 0 else 0.8 * source.seconds + 0.2 * message.seconds
-        source.nbytes = max(size, int(0.9 * source.nbytes))
-        self._answered(session, job.key)
-        if source.kind == "stream" and job.key[0] == session.run:
+        self._learn(session.source, message)
+        if self.sources[session.source].kind == "stream" and job.key[0] == session.run:
             session.drawn[slot] = session.drawn.get(slot, 0) + 1
+        if block:
+            self.ledger.lend(block, size_of(message), SENDER)
+        return self._deliver(session, job.key, message)
+
+    def _learn(self, number: int, message: w.Made | w.MadeBlock) -> None:
+        source = self.sources[number]
+        source.seconds = message.seconds if source.seconds == 0 else 0.8 * source.seconds + 0.2 * message.seconds
+        source.nbytes = max(size_of(message), int(0.9 * source.nbytes))
+
+    def _deliver(self, session: Session, key: Key, message: w.Made | w.MadeBlock) -> list[Action]:
+        """Send a batch to the client; a block of it is in the ledger already."""
+        self._answered(session, key)
         self.made_batches += 1
-        epoch, index = job.key
+        epoch, index = key
         if isinstance(message, w.Made):
-            self.made_bytes += size
+            self.made_bytes += len(message.data)
             answer = m.Inline(session.id, epoch, index, message.head, message.data, message.seconds)
             return [Send(session.client, answer)]
         self.made_bytes += message.nbytes
-        self.ledger.lend(message.block, size, session.client if session.maps else SENDER)
-        lent = m.Lent(session.id, epoch, index, message.head, message.block, size, message.nbytes, message.seconds)
+        self.ledger.pass_on(message.block, session.client if session.maps else SENDER)
+        lent = m.Lent(session.id, epoch, index, message.head, message.block, message.size, message.nbytes, message.seconds)
         return [Send(session.client, lent) if session.maps else Ship(session.client, lent)]
 
     def shipped(self, block: str) -> list[Action]:
@@ -187,6 +218,8 @@ class Dispatch:
     def failed(self, slot: int, task: int, error: RemoteError) -> list[Action]:
         """The user's code raised: the client is told, nothing is tried again, for it would raise again."""
         job = self._finish(slot, task)
+        if job is not None and job.session.id == PROBE:
+            return self._try_failed(slot, job, error)
         session = self._waits_for(job)
         if job is None or session is None:
             return []
@@ -213,7 +246,7 @@ class Dispatch:
         jobs, generation = [(task, self._finish(slot, task)) for task in list(place.jobs)], place.generation
         self.slots[slot] = Slot(skip=self._to_skip(slot))
         self.ledger.gone(slot)
-        out: list[Action] = []
+        out = self._trier_lost(slot, [job for _, job in jobs if job is not None and job.session.id == PROBE])
         # The others were waiting, or finished and not yet reported, and are not to blame.
         for task, job in reversed(jobs):
             session = self._waits_for(job)
@@ -253,12 +286,14 @@ class Dispatch:
             if session is None or not session.queue:
                 self._turn.popleft()
                 continue
-            slot = self._pick(session)
-            if slot is None:
+            key = self.trials.next_key(session)
+            slot = self._pick(session) if key is not None else None
+            if slot is None or key is None:
                 stuck += 1
             else:
                 stuck = 0
-                out.append(self._give(session, slot))
+                session.queue.remove(key)
+                out.append(self._give(session, slot, key))
             self._turn.rotate(-1)
         return out
 
@@ -269,7 +304,12 @@ class Dispatch:
         best, load = None, self.depth(source)
         for number in source.slots:
             slot = self.slots[number]
-            if slot.ready and len(slot.jobs) < load and not (source.kind == "stream" and number in session.over):
+            if (
+                session.source in slot.serves
+                and slot.ready
+                and len(slot.jobs) < load
+                and not (source.kind == "stream" and number in session.over)
+            ):
                 best, load = number, len(slot.jobs)
         return best
 
@@ -277,17 +317,17 @@ class Dispatch:
         # One task is always allowed: a batch larger than the cap is served alone.
         return self._jobs == 0 or self.ledger.held_bytes + self._under_way + source.nbytes <= self._memory
 
-    def _give(self, session: Session, number: int) -> Assign:
-        key = session.queue.popleft()
+    def _give(self, session: Session, number: int, key: Key, look: bool = False) -> Assign:
         source = self.sources[session.source]
         self._next_task += 1
         slot = self.slots[number]
         slot.jobs[self._next_task] = Job(session, key, source.nbytes)
-        session.making.add(key)
+        if session.id != PROBE:
+            session.making.add(key)
         self._jobs += 1
         self._under_way += source.nbytes
         skip = slot.skip.pop((session.id, key[0]), 0)
-        return Assign(number, w.Task(self._next_task, session.source, session.id, *key, skip))
+        return Assign(number, w.Task(self._next_task, session.source, session.id, *key, skip, look))
 
     def depth(self, source: Source) -> int:
         """How many tasks of this source a worker may hold."""
@@ -297,28 +337,13 @@ class Dispatch:
 
     # ------------------------------------------------------------------------------------------------------------- helpers
 
-    def waiting(self) -> dict[bytes, tuple[int, list[tuple[int, Key]]]]:
-        """Per session with work: how many requests are queued, and (slot, key) of what is being made."""
-        out: dict[bytes, tuple[int, list[tuple[int, Key]]]] = {s.id: (len(s.queue), []) for s in self.sessions.values() if s.wanted}
-        for number, slot in enumerate(self.slots):
-            for job in list(slot.jobs.values())[:1]:
-                if self._waits_for(job) is not None:
-                    out[job.session.id][1].append((number, job.key))
-        return out
-
     def _answer_open(self, session: Session) -> list[Action]:
         source = self.sources[session.source]
         if session.opened or not source.kind:
             return []
         session.opened = True
-        notes = []
-        if source.kind == "stream" and not source.sharded and len(source.slots) > 1:
-            notes.append(
-                f"source {source.name!r} is a stream and {len(source.slots)} workers each run a copy of it: a finite stream gives its "
-                "data once per worker. Let it take shard_index and num_shards, or start the server with --single"
-            )
-        opened = m.Opened(session.id, source.kind, source.num_batches, len(source.slots), self._seed, tuple(notes))
-        return [Send(session.client, opened)]
+        opened = m.Opened(session.id, source.kind, source.num_batches, len(source.slots), self._seed, remarks(source), source.code)
+        return [Send(session.client, opened), Send(session.client, self.trials.verdict(session))]
 
     def _enqueue(self, session: Session) -> None:
         if session.queue and session.id not in self._turn:
@@ -369,10 +394,3 @@ class Dispatch:
         for slot in self.slots:
             slot.skip = {key: count for key, count in slot.skip.items() if key[0] != session.id}
         return [Tell(i, w.Drop(session.id)) for i in sorted(self.sources[session.source].slots) if self.slots[i].generation >= 0]
-
-    def _settled(self, settled: Settled) -> list[Action]:
-        out: list[Action] = [Tell(slot, w.Free(tuple(names))) for slot, names in settled.free.items()]
-        out += [Tell(slot, w.Retire(tuple(names))) for slot, names in settled.retire.items()]
-        if settled.remove:
-            out.append(Remove(tuple(settled.remove)))
-        return out

@@ -49,6 +49,10 @@ class Ledger:
             self._held[name] = (size, reader)
             self.held_bytes += size
 
+    def pass_on(self, name: str, reader: bytes) -> None:
+        """The block belongs to another reader now."""
+        self._held[name] = (self._held[name][0], reader)
+
     def settle(self, names: Iterable[str], reader: bytes | None, *, seen: bool = True) -> Settled:
         """Readers are done with `names`.
 

@@ -22,11 +22,12 @@ from feeder_server.crew import Crew
 from feeder_server.dispatch import Dispatch
 from feeder_server.folders import Folders
 from feeder_server.gate import Gate
+from feeder_server.sample import Sample, listed
 from feeder_server.supervisor import MAX_CRASHES, Lost, Supervisor
 from feeder_server.work import Action, Assign, Bury, Remove, Send, Ship, Tell, slots_of
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
-from feeder_wire.errors import FeederError, ProtocolError, WorkerCrashed, rebuild
+from feeder_wire.errors import DivergentSource, FeederError, ProtocolError, WorkerCrashed, rebuild
 
 log = logging.getLogger("feeder.node")
 
@@ -81,6 +82,7 @@ class Node:
             config.memory,
             config.max_retries,
             config.seed,
+            config.on_divergence,
         )
 
     # --------------------------------------------------------------------------------------------------- open, run, close
@@ -102,7 +104,7 @@ class Node:
             raise
         config = self._config
         # A batch that kills its worker has a budget of its own, which must be used up before this one is.
-        budget = max(MAX_CRASHES, config.max_retries + 2)
+        budget = max(MAX_CRASHES, config.max_retries + 3)  # it may have died once more when copies were compared
         self._supervisor = Supervisor(config.workers, self._setup, threads=config.threads, gpu=config.gpu, max_crashes=budget)
         self._poller = zmq.Poller()
         for socket in (*self._gate.sockets, self._crew.socket):
@@ -232,6 +234,8 @@ class Node:
                 "target": entry.target.to_json() if entry.target else None,
                 "parcel": entry.parcel,
                 "slots": sorted(source.slots),
+                "warm": source.warm and not source.exclusive,
+                "exclusive": source.exclusive,
             }
             for entry, source in zip(self._config.sources, sources, strict=True)
         ]
@@ -253,6 +257,8 @@ class Node:
             case w.Made() | w.MadeBlock():
                 self._supervisor.progressed(slot)
                 return self.dispatch.made(slot, report)
+            case w.Looked():
+                return self._looked(slot, report)
             case w.TaskFailed():
                 log.warning("a batch failed: %s: %s", report.error.type_name, report.error.message)
                 return self.dispatch.failed(slot, report.task, report.error)
@@ -274,6 +280,25 @@ class Node:
                 self._folders.reader.forget(report.blocks)
                 return [Send(client, m.Retired(report.blocks)) for client in self._gate.peers]
         return []
+
+    def _looked(self, slot: int, report: w.Looked) -> list[Action]:
+        before = [(s.outcome, s.sample) for s in self.dispatch.sources]
+        actions = self.dispatch.looked(slot, report)
+        self._say_outcomes(before)
+        return actions
+
+    def _say_outcomes(self, before: list[tuple[str, Sample | None]]) -> None:
+        for (outcome, shown), source, probe in zip(before, self.dispatch.sources, self.dispatch.trials.probes, strict=True):
+            if source.sample is not None and shown is None:
+                for line in listed(source.name, source.sample):
+                    log.info("%s", line)
+                for warning in source.sample.warnings:
+                    log.warning("source %r: %s", source.name, warning)
+            if source.outcome != outcome:
+                log.log(logging.WARNING if probe.costs else logging.INFO, "%s", source.outcome_text)
+                if probe.diverged and self._config.on_divergence == "error" and self._fatal is None:
+                    self._fatal = DivergentSource(source.outcome_text)
+                    self._fatal_remote = m.Goodbye("DivergentSource", source.outcome_text)
 
     def _load_failed(self, slot: int, report: w.LoadFailed) -> None:
         source = self.dispatch.sources[report.source]

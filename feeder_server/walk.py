@@ -208,11 +208,11 @@ def _user_class(cls: type) -> tuple[str, object] | None:
 
 def _is_users(names: dict[str, Any]) -> bool:
     """Whether these are the globals of a module of the user's: neither Python's, nor installed, nor feeder's."""
-    return _is_users_file(_text(names.get("__name__")), _text(names.get("__file__")))
+    return is_users_file(_text(names.get("__name__")), _text(names.get("__file__")))
 
 
 @functools.cache
-def _is_users_file(name: str, file: str) -> bool:
+def is_users_file(name: str, file: str) -> bool:
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names or top in ("feeder_server", "feeder_wire", "feeder_client"):
         return False

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from feeder_server.sample import Sample
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
 
@@ -76,6 +77,12 @@ class Source:
     sharded: bool = False
     seconds: float = 0.0  # moving average of one batch; 0: none made yet
     nbytes: int = 0  # of a recent batch
+    code: bytes = b""  # digest of the user's modules
+    outcome: str = ""  # of comparing its copies, a word of probe.py; empty while it isn't known
+    outcome_text: str = ""
+    warm: bool = False  # see copies.Copies.mode
+    exclusive: bool = False
+    sample: Sample | None = None
 
 
 @dataclass(slots=True)
@@ -114,6 +121,7 @@ class Slot:
     jobs: dict[int, Job] = field(default_factory=dict)  # in the order in which they were given
     skip: dict[tuple[bytes, int], int] = field(default_factory=dict)  # streams: what a replacement must skip in (session, run)
     ready: bool = False
+    serves: set[int] = field(default_factory=set)  # sources that it may make batches of
 
 
 def slots_of(names: Iterable[str], workers: int, single: bool) -> list[Source]:

@@ -20,9 +20,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from feeder_server import failure
+from feeder_server import failure, sample
+from feeder_server.code_version import code_version
 from feeder_server.copies import Copies, Maker, StreamEnded
+from feeder_server.fingerprint import attributes, changed, fingerprint
 from feeder_server.link import NodeLink
+from feeder_server.regrets import describe
 from feeder_server.source import IndexedSource, StreamSource, build
 from feeder_server.target import Target
 from feeder_wire import codec, parcel
@@ -56,6 +59,7 @@ class Worker:
         self._beacon = _beacon(setup["directories"], self.slot, int(setup["generation"]))
         self._copies: dict[int, Copies] = {}
         self._tasks: deque[w.Task] = deque()
+        self._shown: set[int] = set()  # sources of which the node has seen a batch described
         self._stopped = False
 
     def run(self) -> int:
@@ -80,7 +84,7 @@ class Worker:
                 return False
             self._copies[number] = copies
             length = -1 if info.num_batches is None else info.num_batches
-            self._link.put(w.Loaded(number, info.kind, length, info.sharded))
+            self._link.put(w.Loaded(number, info.kind, length, info.sharded, self._code_of(number)))
             self._link.flush()
         return True
 
@@ -98,8 +102,13 @@ class Worker:
         else:
             make = Maker(Target.from_json(entry["target"]), seed=seed, shard=(nth, slots))
         copies = Copies(make, seed=seed, slot=nth, slots=slots, incarnation=int(self._setup["generation"]))
+        copies.mode(warm=entry["warm"], exclusive=entry["exclusive"], rebuild=False)
         copies.warm()
         return copies
+
+    def _code_of(self, number: int) -> bytes:
+        target = self._setup["sources"][number]["target"]
+        return code_version(Target.from_json(target)) if target else b""
 
     def _step(self) -> None:
         wait = 0.0 if self._tasks else IDLE_SECONDS
@@ -128,6 +137,9 @@ class Worker:
                 self._arena.retire(message.blocks)
             case w.Drop():
                 self._drop(message.session)
+            case w.Mode():
+                copies = self._copies[message.source]
+                copies.mode(warm=message.warm, exclusive=message.exclusive, rebuild=message.rebuild)
             case w.Stop():
                 self._stopped = True
 
@@ -146,6 +158,8 @@ class Worker:
     def _make(self, task: w.Task) -> None:
         started = time.perf_counter()
         copies = self._copies[task.source]
+        look = task.look or (task.source not in self._shown and copies.info().kind == "stream")
+        before = attributes(copies.subject(task.copy)) if look else {}
         try:
             if copies.info().kind == "stream":
                 for _ in range(task.skip):
@@ -153,7 +167,10 @@ class Worker:
                 batch = copies.next(task.copy, task.epoch)
             else:
                 batch = copies.item(task.copy, task.epoch, task.index)
-            self._report(task, codec.encode(batch), started)
+            encoded = codec.encode(batch)
+            if look:
+                self._look(task, batch, encoded, changed(before, copies.subject(task.copy)))
+            self._report(task, encoded, started)
         except StreamEnded:
             self._link.put(w.TaskEnded(task.task))
         except ArenaFullError as e:
@@ -161,6 +178,14 @@ class Worker:
             self._link.put(w.TaskFailed(task.task, RemoteError("ConfigError", "ArenaFullError", (), text, "", f"worker {self.slot}")))
         except BaseException as e:  # also SystemExit and KeyboardInterrupt: user code must not end a worker unheard
             self._link.put(w.TaskFailed(task.task, failure.describe(e, where=f"worker {self.slot}")))
+
+    def _look(self, task: w.Task, batch: object, encoded: codec.Encoded, attributes: tuple[str, ...]) -> None:
+        text = ""
+        if task.source not in self._shown:
+            self._shown.add(task.source)
+            text = sample.to_text(describe(batch))
+        leaves = fingerprint(encoded) if task.look else ()
+        self._link.put(w.Looked(task.task, leaves, text, attributes))
 
     def _report(self, task: w.Task, encoded: codec.Encoded, started: float) -> None:
         if encoded.nbytes <= INLINE_BYTES:

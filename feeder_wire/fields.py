@@ -10,6 +10,7 @@ import re
 from typing import NoReturn
 
 from feeder_wire.errors import ProtocolError, RemoteError
+from feeder_wire.leaves import DIGEST_BYTES, MOST_LEAVES, Leaf
 
 MAX_BATCH_BYTES = 1 << 40
 MAX_INDEX = (1 << 63) - 1
@@ -84,6 +85,22 @@ def texts(message: object, values: object, most: int) -> tuple[str, ...]:
         fail(message, f"a list of at most {most} texts was expected")
     text(message, *values)
     return tuple(values)
+
+
+def leaves(message: object, values: object) -> tuple[Leaf, ...]:
+    """Digests of the leaves of a batch."""
+    if not isinstance(values, (tuple, list)) or len(values) > MOST_LEAVES:
+        fail(message, f"a list of at most {MOST_LEAVES} leaves was expected")
+    found = []
+    for value in values:
+        if not isinstance(value, (tuple, list)) or len(value) != 3:
+            fail(message, "a leaf has three fields")
+        path, digest, informative = value
+        text(message, path)
+        blob(message, digest, DIGEST_BYTES)
+        flag(message, informative)
+        found.append((path, digest, informative))
+    return tuple(found)
 
 
 def numbers(message: object, values: object) -> tuple[int, ...]:

@@ -26,9 +26,10 @@ MAX_FRAME = 64 * 1024 * 1024
 _CLIENT_SIDE = (m.Hello, m.Open, m.Ask, m.Cancel, m.Release, m.Close, m.Ping, m.Leave)
 _NODE_SIDE = (
     m.Welcome, m.Refuse, m.Opened, m.Inline, m.Lent, m.Part, m.Failed, m.Ended, m.Unknown, m.Progress, m.Retired, m.Pong, m.Goodbye,
+    m.Verdict,
 )  # fmt: skip
-_TO_WORKER = (w.Task, w.Free, w.Drop, w.Retire, w.Stop)
-_FROM_WORKER = (w.Joined, w.Loaded, w.LoadFailed, w.Made, w.MadeBlock, w.TaskFailed, w.TaskEnded, w.Dropped)
+_TO_WORKER = (w.Task, w.Free, w.Drop, w.Retire, w.Mode, w.Stop)
+_FROM_WORKER = (w.Joined, w.Loaded, w.LoadFailed, w.Made, w.MadeBlock, w.TaskFailed, w.TaskEnded, w.Dropped, w.Looked)
 
 Registry = Mapping[int, type[Any]]
 # Each end knows only what it may receive: a client that sends a node's message is a protocol error, not a surprise.

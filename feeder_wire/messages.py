@@ -27,6 +27,7 @@ from feeder_wire.fields import MAX_HEAD as MAX_HEAD
 from feeder_wire.fields import MAX_INDEX as MAX_INDEX
 from feeder_wire.fields import MAX_ITEMS as MAX_ITEMS
 from feeder_wire.fields import MAX_TEXT as MAX_TEXT
+from feeder_wire.leaves import Leaf
 
 WIRE_VERSION = 1
 """Goes up with every change that an older peer would misread."""
@@ -193,6 +194,7 @@ class Opened:
     workers: int
     seed: int
     notes: tuple[str, ...]  # what the user should know about this source, in words
+    code: bytes = b""  # digest of the user's modules; empty where the node knows none
 
     def __post_init__(self) -> None:
         fields.session(self, self.session)
@@ -200,6 +202,7 @@ class Opened:
         fields.whole(self, self.num_batches, low=-1)
         fields.whole(self, self.workers, 1 << 20)
         fields.whole(self, self.seed, (1 << 64) - 1)
+        fields.blob(self, self.code, 64)
         object.__setattr__(self, "notes", fields.texts(self, self.notes, 100))
 
 
@@ -368,5 +371,31 @@ class Goodbye:
         object.__setattr__(self, "builtins", fields.texts(self, self.builtins, 64))
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What comparing the copies of a source has shown; follows `Opened`, and comes again when more is known.
+
+    `outcome` is a word of feeder_server/probe.py, empty until all is compared; `text` says what it means, `costs` whether it costs the
+    user something. `leaves`: of batch 0 of epoch 0 (see leaves.py); `known`: they are there, or never will be.
+    """
+
+    CODE: ClassVar[int] = 34
+    session: bytes
+    outcome: str
+    text: str
+    costs: bool
+    known: bool
+    leaves: tuple[Leaf, ...]
+
+    def __post_init__(self) -> None:
+        fields.session(self, self.session)
+        fields.text(self, self.outcome, self.text)
+        fields.flag(self, self.costs)
+        fields.flag(self, self.known)
+        object.__setattr__(self, "leaves", fields.leaves(self, self.leaves))
+
+
 ToNode: TypeAlias = Hello | Open | Ask | Cancel | Release | Close | Ping | Leave
-ToClient: TypeAlias = Welcome | Refuse | Opened | Inline | Lent | Part | Failed | Ended | Unknown | Progress | Retired | Pong | Goodbye
+ToClient: TypeAlias = (
+    Welcome | Refuse | Opened | Inline | Lent | Part | Failed | Ended | Unknown | Progress | Retired | Pong | Goodbye | Verdict
+)

@@ -12,12 +12,16 @@ from typing import ClassVar, TypeAlias
 from feeder_wire import fields
 from feeder_wire.errors import RemoteError
 from feeder_wire.fields import MAX_HEAD
+from feeder_wire.leaves import Leaf
 from feeder_wire.messages import INLINE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Make one batch. `copy` is the session whose copy of the source makes it; `skip`: see `copies.Copies.next`."""
+    """Make one batch. `copy` is the session whose copy of the source makes it; `skip`: see `copies.Copies.next`.
+
+    `look`: send a `Looked` ahead of the batch.
+    """
 
     CODE: ClassVar[int] = 60
     task: int
@@ -26,9 +30,11 @@ class Task:
     epoch: int
     index: int
     skip: int = 0
+    look: bool = False
 
     def __post_init__(self) -> None:
         fields.session(self, self.copy)
+        fields.flag(self, self.look)
         for value in (self.task, self.source, self.epoch, self.index, self.skip):
             fields.whole(self, value)
 
@@ -67,6 +73,22 @@ class Retire:
 
 
 @dataclass(frozen=True, slots=True)
+class Mode:
+    """How copies of a source are used from now on, see `copies.Copies.mode`."""
+
+    CODE: ClassVar[int] = 65
+    source: int
+    warm: bool
+    exclusive: bool
+    rebuild: bool
+
+    def __post_init__(self) -> None:
+        fields.whole(self, self.source)
+        for value in (self.warm, self.exclusive, self.rebuild):
+            fields.flag(self, value)
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Finish and exit."""
 
@@ -90,15 +112,17 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A source was loaded. `num_batches` -1: not known, or endless."""
+    """A source was loaded. `num_batches` -1: not known, or endless. `code`: digest of the user's modules, empty where there are none."""
 
     CODE: ClassVar[int] = 81
     source: int
     kind: str
     num_batches: int
     sharded: bool
+    code: bytes = b""
 
     def __post_init__(self) -> None:
+        fields.blob(self, self.code, 64)
         fields.whole(self, self.source)
         fields.whole(self, self.num_batches, low=-1)
         fields.kind(self, self.kind)
@@ -189,5 +213,26 @@ class Dropped:
         object.__setattr__(self, "blocks", fields.blocks(self, self.blocks))
 
 
-ToWorker: TypeAlias = Task | Free | Drop | Retire | Stop
-FromWorker: TypeAlias = Joined | Loaded | LoadFailed | Made | MadeBlock | TaskFailed | TaskEnded | Dropped
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the batch of a task looks like; its `Made`, `MadeBlock` or `TaskFailed` follows.
+
+    `leaves`: see feeder_wire/leaves.py. `sample`: its description, see feeder_server/sample.py. `changed`: attributes of the source that
+    making it has changed.
+    """
+
+    CODE: ClassVar[int] = 88
+    task: int
+    leaves: tuple[Leaf, ...]
+    sample: str
+    changed: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        fields.whole(self, self.task)
+        fields.text(self, self.sample)
+        object.__setattr__(self, "leaves", fields.leaves(self, self.leaves))
+        object.__setattr__(self, "changed", fields.texts(self, self.changed, 100))
+
+
+ToWorker: TypeAlias = Task | Free | Drop | Retire | Mode | Stop
+FromWorker: TypeAlias = Joined | Loaded | LoadFailed | Made | MadeBlock | TaskFailed | TaskEnded | Dropped | Looked

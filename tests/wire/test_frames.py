@@ -30,6 +30,7 @@ names = st.from_regex(m.BLOCK_NAME, fullmatch=True).filter(str.isascii)
 blocks = st.lists(names, max_size=4).map(tuple)
 errors = st.builds(RemoteError, texts, texts, st.lists(texts, max_size=4).map(tuple), texts, texts, texts)
 kinds = st.sampled_from(["indexed", "stream"])
+leaves = st.lists(st.tuples(texts, st.binary(max_size=16), st.booleans()), max_size=3).map(tuple)
 length = st.integers(-1, m.MAX_INDEX)
 sizes = st.tuples(st.integers(0, m.MAX_BATCH_BYTES), st.integers(0, m.MAX_BATCH_BYTES)).map(sorted)
 
@@ -64,6 +65,7 @@ MESSAGES: dict[type[Any], st.SearchStrategy[Any]] = {
     m.Progress: st.builds(m.Progress, ids, texts),
     m.Retired: st.builds(m.Retired, blocks),
     m.Pong: st.builds(m.Pong, whole),
+    m.Verdict: st.builds(m.Verdict, ids, texts, texts, st.booleans(), st.booleans(), leaves),
     m.Goodbye: st.builds(m.Goodbye, texts, texts, st.lists(texts, max_size=4).map(tuple)),
     w.Task: st.builds(w.Task, whole, whole, ids, whole, whole, whole),
     w.Free: st.builds(w.Free, blocks),
@@ -78,6 +80,8 @@ MESSAGES: dict[type[Any], st.SearchStrategy[Any]] = {
     w.TaskFailed: st.builds(w.TaskFailed, whole, errors),
     w.TaskEnded: st.builds(w.TaskEnded, whole),
     w.Dropped: st.builds(w.Dropped, blocks),
+    w.Mode: st.builds(w.Mode, whole, st.booleans(), st.booleans(), st.booleans()),
+    w.Looked: st.builds(w.Looked, whole, leaves, texts, st.lists(texts, max_size=3).map(tuple)),
 }
 
 traffic = st.sampled_from(sorted(REGISTRIES)).flatmap(

@@ -16,6 +16,7 @@ from feeder_wire.errors import ProtocolError, RemoteError
 ID = bytes(range(16))
 BLOCK = "0-12-345-6789"
 ERROR = RemoteError("SourceError", "ValueError", ("ValueError", "Exception"), "no", "Traceback ...", "worker 1")
+LEAVES = (("batch[0]", b"d" * 16, True), ("batch[1]", b"e" * 16, False))
 TEXT = "ünï 𝄞"
 
 GOOD: list[Any] = [
@@ -40,6 +41,7 @@ GOOD: list[Any] = [
     m.Retired((BLOCK,)),
     m.Pong(7),
     m.Goodbye("", TEXT, ("ValueError",)),
+    m.Verdict(ID, "parallel", TEXT, False, True, LEAVES),
     w.Task(1, 0, ID, 2, 3, 4),
     w.Free((BLOCK,)),
     w.Drop(ID),
@@ -53,6 +55,8 @@ GOOD: list[Any] = [
     w.TaskFailed(1, ERROR),
     w.TaskEnded(1),
     w.Dropped((BLOCK,)),
+    w.Mode(0, True, False, True),
+    w.Looked(1, LEAVES, TEXT, ("cursor",)),
 ]
 
 # What is wrong whatever the field: no field takes any of these.
