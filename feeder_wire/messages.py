@@ -34,7 +34,6 @@ WIRE_VERSION = 1
 
 INLINE_BYTES = 32 * 1024
 """Batches up to this size travel inside the message; a block and its release would cost more than two small copies."""
-
 CHUNK_BYTES = 1024 * 1024
 """Payload of one `Part`: large enough to keep the socket busy, small enough to stay in the cache while it is copied."""
 
@@ -375,8 +374,8 @@ class Goodbye:
 class Verdict:
     """What comparing the copies of a source has shown; follows `Opened`, and comes again when more is known.
 
-    `outcome` is a word of feeder_server/probe.py, empty until all is compared; `text` says what it means, `costs` whether it costs the
-    user something. `leaves`: of batch 0 of epoch 0 (see leaves.py); `known`: they are there, or never will be.
+    `outcome` is a word of feeder_server/probe.py, empty until all is compared; `text` says what it means, `costs` whether it is a pity.
+    `leaves`: of batch 0 of epoch 0 (see leaves.py); `known`: they are there, or never will be.
     """
 
     CODE: ClassVar[int] = 34

@@ -108,6 +108,7 @@ def make(num_batches: int = 6, kind: str = "indexed", endpoints: int = 1, worker
     for node in range(endpoints):
         core.connected(node)
         core.opened(node, opened(kind, num_batches, workers))
+        core.judged(node, m.Verdict(SESSION, "", "", False, True, ()))
     return core, server
 
 

@@ -1,0 +1,62 @@
+"""What a batch looks like in words, and what its user is warned of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from feeder_server.regrets import describe
+from feeder_server.sample import MOST_LINES, from_text, listed, to_text
+from feeder_wire.errors import UnsupportedBatch
+
+NOISE = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "words"),
+    [
+        (NOISE.random((4, 64, 64, 3)), ["float64", "float32 needs 0.197", "astype('float32')"]),
+        (NOISE.integers(0, 255, (4, 64, 64, 3)), ["int64 with shape (4, 64, 64, 3)", "uint8 would need 0.0492"]),
+        (np.zeros((4, 512, 512), np.uint8), ["100% 0", "1.05 MB"]),
+    ],
+    ids=["float64", "int64 image", "constant"],
+)
+def test_a_batch_that_is_regretted(leaf: Any, words: list[str]) -> None:
+    sample = describe((leaf, {"label": np.arange(4, dtype=np.float32)}))
+    (warning,) = sample.warnings
+    assert warning.startswith("batch[0] is ") and all(word in warning for word in words)
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [NOISE.random((4, 64, 64, 3), np.float32), np.arange(4), np.zeros((4, 3)), NOISE.integers(0, 255, (512, 4096), np.uint8), "text"],
+)
+def test_a_batch_that_is_not(leaf: Any) -> None:
+    assert describe((leaf, None)).warnings == ()
+
+
+def test_lines_name_what_is_there() -> None:
+    sample = describe(({"image": np.zeros((2, 8, 8, 3), np.float32)}, 3))
+    assert sample.lines[0].split() == ["batch[0]['image']", "float32", "(2,", "8,", "8,", "3)", "0.00154", "MB"]
+    assert sample.nbytes == 2 * 8 * 8 * 3 * 4
+    assert listed("train", sample)[0] == "source 'train' gives batches of 0.00154 MB:"
+
+
+def test_many_leaves_are_counted() -> None:
+    sample = describe([np.zeros(2)] * 1000)
+    assert len(sample.lines) == MOST_LINES + 1 and sample.lines[-1] == "and 980 more"
+
+
+def test_what_cannot_be_sent() -> None:
+    with pytest.raises(UnsupportedBatch):
+        describe(np.array([object()]))
+
+
+def test_as_text_and_back() -> None:
+    sample = describe((np.zeros((4, 512, 512)), "ü"))
+    assert from_text(to_text(sample)) == sample
+    for text in ("", "{}", "[]", '{"lines": [1], "nbytes": 1, "warnings": []}', '{"lines": [], "nbytes": "1", "warnings": []}'):
+        with pytest.raises(ValueError, match="."):
+            from_text(text)
