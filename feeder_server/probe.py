@@ -5,12 +5,13 @@
 The first worker that has loaded a source is its *owner*: what it makes is right by definition, so it serves at once, and begins with
 items 0 and 1. Every other worker first makes an item that is none of these, then item 0, and is compared with the owner's:
 
-    all leaves equal                            it serves as well; the source is reproducible
-    a leaf that carries information equal       it serves as well: the order agrees, only the augmentation doesn't
-    neither                                     some draw an epoch's order when they make its first item. So all copies are built anew and
-                                                make item 0 first in each epoch (the owner has done so), then another one, then item 1,
-                                                which is compared
-    still neither                               the item depends on what was made before it: one worker, the owner, serves alone
+    all leaves equal        it serves as well; the source is reproducible
+    else                    some draw an epoch's order when they make its first item. So all copies are built anew and make item 0 first in
+                            each epoch (the owner has done so), then another one, then item 1, which is compared
+    all equal now           it serves, and all copies go on to make item 0 first
+    a leaf that carries     it serves as well: the order agrees, only the augmentation doesn't
+    information equal
+    none                    the item depends on what was made before it: one worker, the owner, serves alone
 
 Nobody waits for this but the worker that is compared, and what is made for it is served. A worker that replaces another is compared
 with what the owner once made. With one worker there is nothing to compare, and only item 0 is made, to be looked at.
@@ -108,6 +109,7 @@ class Probe:
         self._compared: set[int] = set()
         self._waiting: dict[int, Leaves] = {}  # what a worker made for the comparison, where the owner hasn't made it yet
         self._differing: tuple[str, ...] = ()
+        self._plain: tuple[str, ...] | None = None  # what differed before all made item 0 first, where the rest was alike
         self._changed: tuple[str, ...] = ()
         self._off = off
 
@@ -210,21 +212,21 @@ class Probe:
 
     def _compare(self, slot: int, ours: Leaves, theirs: Leaves) -> list[Step]:
         found = compare(ours, theirs)
-        if found.alike:
-            self._compared.add(slot)
-            if not found.equal:
-                self._differing = self._differing or found.differing
-            return self._admit(slot) + self._conclude_if_compared()
-        if not self.warm and self._length != 1:
+        if not found.equal and not self.warm and self._length != 1:
+            # Also where they are alike: what is equal may be noise from the same seed, and what differs the samples.
             self.warm = True
+            self._plain = found.differing if found.alike else None
             self._waiting.clear()
-            self._differing = ()
-            steps = []
+            steps: list[Step] = []
             for other in [s for s in self._present if s != self.owner]:
                 self._admitted.discard(other)
                 steps += [Rebuild(other), *self._try(other)]
             return steps
-        return self._diverge(found.differing)
+        if not found.alike:
+            return self._diverge(found.differing)
+        self._compared.add(slot)
+        self._differing = self._differing or found.differing
+        return self._admit(slot) + self._conclude_if_compared()
 
     def _diverge(self, differing: tuple[str, ...]) -> list[Step]:
         self.diverged = True
@@ -260,6 +262,10 @@ class Probe:
         if not self._slots <= self._compared or self.outcome:
             return []
         cure = "draw from numpy.random, from feeder_server.rng(), or give the source a method reseed(seed)"
+        cold: list[Step] = []
+        if not self.warm or (self._differing and self._differing == self._plain):  # then making item 0 first was of no use
+            self.warm = False
+            cold = [Warm(slot, False) for slot in self._present]
         if self._differing:
             text = (
                 f"the copies of source {self._name!r} agree in the order of the samples, but {listed(self._differing)} differs between "
@@ -273,7 +279,7 @@ class Probe:
             self._conclude(WARMED, text)
         else:
             self._conclude(PARALLEL, f"the copies of source {self._name!r} agree: any worker makes any batch, with the same bytes")
-        return [Warm(self.owner, False)] if not self.warm and self.owner in self._present else []
+        return cold
 
     def _conclude(self, outcome: str, text: str, costs: bool = False) -> None:
         self.outcome, self.text, self.costs = outcome, text, costs

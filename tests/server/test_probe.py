@@ -26,6 +26,7 @@ SOURCES: dict[str, tuple[Make, str]] = {
     "drawn lazily, augmented": (lambda before, slot, i: (leaf("x", i, slot), leaf("y", i, (*before, i)[0])), p.WARMED),
     "cursor": (lambda before, slot, i: (leaf("x", len(before)),), p.SINGLE),
     "another order in each": (lambda before, slot, i: (leaf("x", i, slot),), p.SINGLE),
+    "drawn lazily, with noise": (lambda before, slot, i: (leaf("noise", i), leaf("y", i, (*before, i)[0])), p.WARMED),
     "zeros": (lambda before, slot, i: (("x", b"0", False),), p.PARALLEL),
 }
 

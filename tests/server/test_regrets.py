@@ -58,5 +58,5 @@ def test_as_text_and_back() -> None:
     sample = describe((np.zeros((4, 512, 512)), "ü"))
     assert from_text(to_text(sample)) == sample
     for text in ("", "{}", "[]", '{"lines": [1], "nbytes": 1, "warnings": []}', '{"lines": [], "nbytes": "1", "warnings": []}'):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             from_text(text)
