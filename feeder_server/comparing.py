@@ -70,7 +70,8 @@ class Comparing(ABC):
             slot = self.slots[step.slot]
             match step:
                 case Try():
-                    if not step.look or step.slot == trials.probes[number].owner:
+                    # Items 0 and 1 are the owner's to serve, and it may have done so long ago.
+                    if step.slot == trials.probes[number].owner or not (step.look or step.index < 2):
                         trials.reserved[number].add(step.index)
                     out.append(self._give(trials.sessions[number], step.slot, (0, step.index), step.look))
                 case Warm():
@@ -121,6 +122,8 @@ class Comparing(ABC):
             if job.session.source != number or job.session is self.trials.void:
                 continue
             slot.jobs[task] = Job(self.trials.void, job.key, job.nbytes)
+            if job.session.id == PROBE:
+                self.trials.reserved[number].discard(job.key[1])
             job.session.making.discard(job.key)
             if self._waits_for(job) is not None:
                 out += self._requeue(job.session, job.key)

@@ -41,10 +41,10 @@ class Numbers:
 
 
 class Pids(Numbers):
-    """Who made it: (i, process id of the worker)."""
+    """Who made it: (i, process id of the worker), and a text by which copies agree."""
 
     def __getitem__(self, i: int) -> Any:
-        return i, os.getpid()
+        return i, os.getpid(), f"sample {i:08}"
 
 
 class Epochs:
@@ -239,7 +239,7 @@ class Hangs(Numbers):
 
 
 class Sleepy(Numbers):
-    """Each batch takes `seconds`; it tells who made it."""
+    """Each batch takes `seconds`; it tells who made it, and has a text by which nodes agree."""
 
     def __init__(self, n: int = 60, seconds: float = 0.0, name: str = "") -> None:
         super().__init__(n)
@@ -247,7 +247,7 @@ class Sleepy(Numbers):
 
     def __getitem__(self, i: int) -> Any:
         time.sleep(self.seconds)
-        return i, self.name
+        return i, self.name, f"sample {i:08}"
 
 
 class Prints(Numbers):

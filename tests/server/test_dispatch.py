@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from feeder_server.dispatch import MAX_DEPTH, MAX_WHY, QUEUE_SECONDS, Dispatch
+from feeder_server.probe import Step
 from feeder_server.work import Action, Assign, Bury, Key, Remove, Send, Session, Ship, Source, Tell, slots_of
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
@@ -72,7 +73,14 @@ class Uncompared(Dispatch):
     """Without the comparison of copies, which has its own tests (test_comparing.py), and without the word about it."""
 
     def _answer_open(self, session: Session) -> list[Action]:
-        return [a for a in super()._answer_open(session) if not (isinstance(a, Send) and isinstance(a.message, m.Verdict))]
+        return _less_verdicts(super()._answer_open(session))
+
+    def _steps(self, number: int, steps: list[Step]) -> list[Action]:
+        return _less_verdicts(super()._steps(number, steps))
+
+
+def _less_verdicts(actions: list[Action]) -> list[Action]:
+    return [a for a in actions if not (isinstance(a, Send) and isinstance(a.message, m.Verdict))]
 
 
 class DispatchMachine(RuleBasedStateMachine):

@@ -89,7 +89,7 @@ class TestWhatIsHandedOver:
 
     def test_options_of_the_server(self) -> None:
         with FeederClient.local(f"{SOURCES}:Pids", workers=3, server={"single": True}) as client:
-            assert len({pid for _, pid in client}) == 1
+            assert len({pid for _, pid, _ in client}) == 1
 
     @pytest.mark.parametrize(
         ("server", "said"),

@@ -53,9 +53,9 @@ class TestStart:
         with serve(tmp_path, *arguments, workers=2) as node:
             with FeederClient(node.endpoint, "train") as train, FeederClient(node.endpoint, "val") as val:
                 assert (len(train), len(val)) == (30, 3)
-                pids = {pid for _, pid in train}
-                assert {pid for _, pid in val} <= pids
-                assert [i for i, _ in val] == [0, 1, 2]
+                pids = {pid for _, pid, _ in train}
+                assert {pid for _, pid, _ in val} <= pids
+                assert [i for i, *_ in val] == [0, 1, 2]
 
     def test_a_module_of_the_current_folder(self, tmp_path: Path) -> None:
         (tmp_path / "pkg").mkdir()

@@ -71,10 +71,10 @@ def test_two_clients_of_one_source_in_different_epochs(connect: Connect) -> None
 def test_a_second_trainer_finds_the_server_warm(connect: Connect) -> None:
     """The workers are the same processes, and begin with epoch 0 again."""
     first = connect("pids")
-    pids = {pid for _, pid in first}
+    pids = {pid for _, pid, _ in first}
     first.close()
     second = connect("pids")
-    assert {pid for _, pid in second} == pids
+    assert {pid for _, pid, _ in second} == pids
     again = connect("epochs")
     assert {epoch for epoch, _ in again} == {0}
 
