@@ -27,8 +27,10 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "feeder-setup.json"  # there only when the set-up ran to its end
 OLDEST, NEWEST = (3, 10), (3, 13)  # what TensorFlow has wheels for
-EXTRAS = ("dev", "tensorflow")
+EXTRAS = ("backends", "dev", "tensorflow", "torch", "zoo")
+HEAVY = ("torch",)  # what --light leaves out: on Linux it may bring gigabytes of CUDA libraries
 TYPED = ("feeder_wire", "feeder_server", "feeder_client", "dev.py")
+LIGHT_VARIABLE = "FEEDER_LIGHT"  # tells the tests, for which in CI a missing backend is a failure otherwise
 LITTER = ("build", "dist", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis")
 MOST_TEST_PROCESSES = 4  # system tests start processes of their own
 INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
@@ -103,7 +105,8 @@ def stamp_key(root: Path, version: tuple[int, ...], extras: Sequence[str]) -> di
         files.update((root / name).read_bytes().replace(b"\r\n", b"\n") + b"\0")
     files.update(",".join(sorted(extras)).encode())
     base = "{} {}".format(".".join(map(str, version[:3])), root)
-    return {"base": base, "files": files.hexdigest(), "extras": ",".join(sorted(extras))}
+    light = "yes" if is_light(extras) else ""
+    return {"base": base, "files": files.hexdigest(), "extras": ",".join(sorted(extras)), "light": light}
 
 
 def read_stamp(path: Path) -> dict[str, str]:
@@ -115,10 +118,19 @@ def read_stamp(path: Path) -> dict[str, str]:
     return stamp if isinstance(stamp, dict) else {}
 
 
-def wanted_extras(asked: Sequence[str], stamp: dict[str, str]) -> list[str]:
-    """Returns the extras to install: the usual ones, those asked for, and those asked for before, which stay."""
+def wanted_extras(asked: Sequence[str], stamp: dict[str, str], light: bool = False) -> list[str]:
+    """Returns the extras to install: the usual ones, those asked for, and those asked for before, which stay.
+
+    A light set-up stays light until what it leaves out is asked for by name.
+    """
     before = [name for name in stamp.get("extras", "").split(",") if name]
-    return sorted({*EXTRAS, *asked, *before})
+    usual = [name for name in EXTRAS if name not in HEAVY or not (light or stamp.get("light"))]
+    return sorted({*usual, *asked, *before})
+
+
+def is_light(extras: Sequence[str]) -> bool:
+    """Whether something heavy is left out."""
+    return not set(HEAVY) <= set(extras)
 
 
 def next_step(stamp: dict[str, str], wanted: dict[str, str], venv_is_there: bool) -> str:
@@ -243,14 +255,16 @@ class Runner:
                 child.wait()
 
 
-def set_up(runner: Runner, asked_extras: Sequence[str]) -> None:
+def set_up(runner: Runner, asked_extras: Sequence[str], light: bool = False) -> None:
     """Makes the environment, or brings it up to date, or finds that there is nothing to do.
 
     Raises:
         Stop: it can't be done; the message says what to change.
     """
     stamp = read_stamp(STAMP)
-    extras = wanted_extras(asked_extras, stamp)
+    extras = wanted_extras(asked_extras, stamp, light)
+    if is_light(extras):
+        runner.env[LIGHT_VARIABLE] = "1"
     wanted = stamp_key(ROOT, tuple(sys.version_info[:3]), extras)
     python = venv_program("python")
     step = next_step(stamp, wanted, python.exists())
@@ -325,7 +339,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "  lint             ruff, mypy and the rules of the architecture\n"
         "  setup            only make .venv, or bring it up to date\n"
         "  clean            remove .venv, caches and build output\n\n"
-        "examples:\n  python dev.py demo\n  python dev.py test -k window -x\n  python dev.py --with bench setup\n",
+        "examples:\n  python dev.py demo\n  python dev.py test -k window -x\n  python dev.py --light test\n",
     )
     parser.add_argument("--verbose", action="store_true", help="show pip's output")
     parser.add_argument(
@@ -334,9 +348,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="EXTRA",
         action="append",
         default=[],
-        choices=["bench"],
-        help="install this extra too: bench (torch)",
+        choices=["bench", "torch"],
+        help="install this extra too: torch (also called bench), after a --light set-up",
     )
+    parser.add_argument("--light", action="store_true", help="leave out torch, gigabytes on Linux; tests that need it are skipped")
     parser.add_argument("command", choices=["demo", "test", "lint", "setup", "clean"])
     parser.add_argument("args", nargs=argparse.REMAINDER)
     options = parser.parse_args(argv)
@@ -351,7 +366,8 @@ def run_command(options: argparse.Namespace) -> int:
         clean()
         return 0
     runner = Runner(options.verbose)
-    set_up(runner, options.extras)
+    # bench is an older name of torch
+    set_up(runner, ["torch" if name == "bench" else name for name in options.extras], options.light)
     python = str(venv_program("python"))
     if options.command == "test":
         return runner.run(test_command(python, options.args, usable_cores()))

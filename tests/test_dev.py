@@ -129,9 +129,25 @@ class TestStamp:
 
     def test_extras_asked_for_once_stay(self, root: Path) -> None:
         extras = dev.wanted_extras(["bench"], {})
-        assert extras == ["bench", "dev", "tensorflow"]
+        assert extras == ["backends", "bench", "dev", "tensorflow", "torch", "zoo"]
         assert dev.wanted_extras([], self.key(root, extras=tuple(extras))) == extras
-        assert dev.wanted_extras([], {}) == ["dev", "tensorflow"]
+        assert dev.wanted_extras([], {}) == list(dev.EXTRAS)
+
+    def test_light_stays_light_until_torch_is_asked_for(self, root: Path) -> None:
+        light = dev.wanted_extras([], {}, light=True)
+        assert light == ["backends", "dev", "tensorflow", "zoo"]
+        stamp = self.key(root, extras=tuple(light))
+        assert dev.wanted_extras([], stamp) == light
+        full = dev.wanted_extras(["torch"], stamp)
+        assert full == list(dev.EXTRAS)
+        assert dev.wanted_extras([], self.key(root, extras=tuple(full))) == full
+
+    def test_a_set_up_from_before_there_were_more_extras_gets_them(self, root: Path) -> None:
+        stamp = {**self.key(root, extras=("dev", "tensorflow"))}
+        del stamp["light"]
+        wanted = dev.wanted_extras([], stamp)
+        assert wanted == list(dev.EXTRAS)
+        assert dev.next_step(stamp, self.key(root, extras=tuple(wanted)), venv_is_there=True) == "install"
 
 
 class TestSetUp:
@@ -162,6 +178,18 @@ class TestSetUp:
         assert commands[0][-1] == str(root / ".venv")
         dev.set_up(dev.Runner(verbose=False), [])
         assert len(commands) == 2
+
+    def test_light_leaves_torch_out_and_tells_the_tests(self, commands: list[list[str]]) -> None:
+        for light in (True, False):  # the second finds a light one, and leaves it so
+            runner = dev.Runner(verbose=False)
+            dev.set_up(runner, [], light=light)
+            assert commands[-1][-1] == ".[backends,dev,tensorflow,zoo]"
+            assert runner.env[dev.LIGHT_VARIABLE] == "1"
+        assert len(commands) == 2
+        runner = dev.Runner(verbose=False)
+        dev.set_up(runner, ["torch"])
+        assert commands[-1][-1] == ".[{}]".format(",".join(dev.EXTRAS))
+        assert dev.LIGHT_VARIABLE not in runner.env
 
     def test_half_made_is_made_anew(self, commands: list[list[str]], root: Path) -> None:
         dev.set_up(dev.Runner(verbose=False), [])
@@ -223,7 +251,8 @@ class TestCommands:
         options = dev.parse(["--verbose", "test", "-k", "window", "--verbose", "-x"])
         assert (options.command, options.args, options.verbose) == ("test", ["-k", "window", "--verbose", "-x"], True)
         assert dev.parse(["demo", "--workers", "2"]).args == ["--workers", "2"]
-        assert dev.parse(["--with", "bench", "setup"]).extras == ["bench"]
+        assert dev.parse(["--with", "torch", "setup"]).extras == ["torch"]
+        assert dev.parse(["--light", "test", "--light"]).light is True
 
     @pytest.mark.parametrize("argv", [[], ["nonsense"], ["lint", "--fix"], ["setup", "--verbose"]])
     def test_bad_usage_is_2(self, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:

