@@ -70,7 +70,9 @@ class Trials:
 
     def hold(self, number: int, index: int, slot: int, message: Made) -> Settled:
         """A batch of a worker that isn't admitted yet. Item 0 is made by all of them, and served by the owner."""
-        if index not in self.reserved[number] or (number, index) in self._held or (number, index) in self._kept:
+        if (number, index) in self._kept:  # two workers with a short source may have made the same one
+            self.reserved[number].discard(index)
+        if index not in self.reserved[number] or (number, index) in self._held:
             return self._drop(message)
         self._held[number, index] = (slot, message)
         return Settled()

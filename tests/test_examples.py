@@ -16,7 +16,7 @@ EXAMPLES = {  # what its output ends with or holds
     "train_local.py": "the training waited for data",
     "train_object.py": "the training waited for data",
     "generator_train.py": "Epoch 3/3",
-    "two_nodes.py": ": 2 workers, epoch 2, batch 20",
+    "two_nodes.py": "epoch 2, batch 20",
 }
 SECONDS = 100.0  # for one run; TensorFlow alone may take many of them on a cold disk
 ENDPOINT = "tcp://127.0.0.1:5555"  # in the README; a test takes a free port

@@ -241,7 +241,7 @@ SCRIPT = """
         def __len__(self):
             return 5
         def __getitem__(self, i):
-            return np.full(50_000, i), os.getpid()
+            return np.arange(50_000) + i, os.getpid()
 
     client = FeederClient.local(Mine(), workers=2)
     got = list(client)
