@@ -2,8 +2,8 @@
 
 ``np.random.default_rng()`` and ``random.Random()`` without a seed ask the operating system for one. A list of files that is split
 at random in ``__init__`` with such a generator is split differently in every worker, and no re-seeding afterwards can mend that. So
-while user code is imported, built, told of an epoch, makes an item or begins a stream, their question is answered here; at other times, and for
-other threads, the operating system answers as ever.
+while user code is imported, built, told of an epoch, makes an item or begins a stream, their question is answered here; at other
+times, and for other threads, the operating system answers as ever.
 
 Covered: NumPy's ``default_rng``, ``SeedSequence``, ``RandomState`` and all bit generators; ``random.Random`` and ``random.seed``.
 Not covered, since they are asked for on purpose: ``os.urandom``, ``secrets``, ``SystemRandom``, ``uuid``, the clock, ``torch.seed``.
