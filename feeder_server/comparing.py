@@ -78,6 +78,8 @@ class Comparing(ABC):
                     out.append(Tell(step.slot, w.Mode(number, step.on, False, False)))
                 case Admit():
                     slot.serves.add(number)
+                    if source.exclusive:  # the owner died, and another worker has taken its place
+                        out.append(Tell(step.slot, w.Mode(number, False, True, False)))
                     for index, message in trials.admit(number, step.slot):
                         out += self._offer(number, index, message)
                 case Rebuild() | Reject():

@@ -138,9 +138,10 @@ class Probe:
             return self._admit(slot) if slot == self.owner else [Reject(slot)]
         if self.owner is None:
             return self._own(slot)
+        # A worker knows nothing of what the one before it was told, or of what was found out while it loaded.
         if slot == self.owner:
-            return ([] if self.outcome else [Warm(slot, True)]) + self._admit(slot)
-        return self._try(slot)
+            return [Warm(slot, self.warm or not self.outcome), *self._admit(slot)]
+        return [Warm(slot, self.warm), *self._try(slot)]
 
     def looked(self, slot: int, index: int, leaves: Leaves, changed: tuple[str, ...] = ()) -> list[Step]:
         """A worker reports an item."""

@@ -41,6 +41,7 @@ class Crew:
         self.made: dict[int, list[int]] = defaultdict(list)
         self.todo: dict[int, deque[p.Step]] = defaultdict(deque)
         self.serving: set[int] = set()
+        self.warm: dict[int, bool] = {}
 
     def take(self, steps: list[p.Step]) -> None:
         for step in steps:
@@ -49,6 +50,8 @@ class Crew:
                 self.serving.add(step.slot)
             elif isinstance(step, (p.Reject, p.Rebuild)):
                 self.serving.discard(step.slot)
+            if isinstance(step, (p.Warm, p.Rebuild)):
+                self.warm[step.slot] = isinstance(step, p.Rebuild) or step.on
             if isinstance(step, p.Rebuild):
                 self.made[step.slot] = []
                 self.todo[step.slot].clear()
@@ -58,6 +61,7 @@ class Crew:
 
     def load(self, slot: int) -> None:
         self.made[slot] = []
+        self.warm[slot] = False
         self.take(self.probe.loaded(slot, stream=False, length=self.length))
 
     def work(self, slot: int) -> None:
@@ -70,6 +74,12 @@ class Crew:
 
     def busy(self) -> list[int]:
         return [slot for slot, steps in self.todo.items() if steps]
+
+    def restart(self, slot: int) -> None:
+        self.todo[slot].clear()
+        self.serving.discard(slot)
+        self.take(self.probe.lost(slot, trying=False))
+        self.load(slot)
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -90,6 +100,13 @@ def test_the_outcome_whatever_the_order(name: str, data: st.DataObject, slots: i
     assert crew.serving == ({first} if alone else set(range(slots)))
     assert crew.probe.leaves is not None and crew.probe.identified
     assert crew.probe.costs == (alone or "augmented" in name)
+    outcome = crew.probe.outcome
+    for slot in data.draw(st.lists(st.sampled_from(range(slots)), max_size=3)):
+        crew.restart(slot)
+        while crew.busy():
+            crew.work(crew.busy()[0])
+    assert {slot for slot in crew.serving if crew.warm[slot]} == (crew.serving if "lazily" in name else set())
+    assert crew.probe.outcome == outcome and crew.serving == ({first} if alone else set(range(slots)))
 
 
 @pytest.mark.parametrize(("policy", "outcome", "serving"), [(p.SINGLE, p.SINGLE, {0}), (p.PARALLEL, p.DIVERGENT, {0, 1, 2})])
