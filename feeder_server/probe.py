@@ -214,7 +214,8 @@ class Probe:
     def _compare(self, slot: int, ours: Leaves, theirs: Leaves) -> list[Step]:
         found = compare(ours, theirs)
         if not found.equal and not self.warm and self._length != 1 and not (self.outcome and found.alike):
-            # Also where they are alike, until it is known better: what is equal may be noise from the same seed, and what differs the samples.
+            # Also where they are alike, until it is known better: what is equal may be noise from the same seed, and what differs the
+            # samples.
             self.warm = True
             self._plain = found.differing if found.alike else None
             self._waiting.clear()
