@@ -16,6 +16,7 @@ from feeder_client.payload import Broken, Payload
 from feeder_client.stream_window import Part, StreamWindow, Ticket
 from feeder_client.window import Credits, Request, Window
 from feeder_wire.errors import SourceError
+from feeder_wire.messages import MAX_INDEX
 
 log = logging.getLogger("feeder.client")
 
@@ -49,6 +50,13 @@ class IndexedStock:
         for key in [k for k in self._store if k[0] < self._order.epoch]:
             self._store.pop(key).drop()
         self._cancel_below = self._order.epoch
+
+    def reset(self) -> None:
+        """The position is another one: give up everything."""
+        self.clear()
+        self._window.reset()
+        self.follow()
+        self._cancel_below = MAX_INDEX
 
     def take(self, key: Key) -> Payload | None:
         """The batch, if it has come."""
@@ -134,6 +142,9 @@ class StreamStock:
 
     def follow(self) -> None:
         """Nothing to plan: a stream comes as it comes."""
+
+    def reset(self) -> None:
+        """See `begin`."""
 
     def take(self, key: Key) -> Payload | None:
         """The next batch, whatever the key: one run follows the other, as from a generator with ``while True``."""

@@ -45,7 +45,16 @@ ALLOWED = {
 }
 ML = {"keras", "tf_keras", "tensorflow", "torch", "jax"}  # seconds to import, hundreds of MB: never at import time
 PICKLES = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
-PURE_FILES = {"dispatch.py", "window.py", "order.py"}  # decide; a shell around them acts
+PURE_FILES = {
+    "dispatch.py",
+    "window.py",
+    "stream_window.py",
+    "order.py",
+    "place.py",
+    "position.py",
+    "permutation.py",
+    "seen.py",
+}  # decide; a shell around them acts
 IMPURE = {"time", "datetime", "random", "secrets", "threading", "socket", "os", "subprocess", "asyncio", "selectors", "zmq", "numpy"}
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 
