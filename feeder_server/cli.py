@@ -20,9 +20,11 @@ from feeder_wire.errors import (
     EndpointError,
     FeederError,
     NodeUnreachable,
+    ProtocolError,
     SourceError,
     SourceNotFound,
     UnsupportedBatch,
+    VersionMismatch,
     WorkerCrashed,
 )
 from feeder_wire.sizes import parse_size
@@ -47,6 +49,8 @@ _CODES: tuple[tuple[type[FeederError], Exit], ...] = (
     (DivergentSource, Exit.SOURCE),
     (EndpointError, Exit.ENDPOINT),
     (NodeUnreachable, Exit.ENDPOINT),
+    (VersionMismatch, Exit.ENDPOINT),
+    (ProtocolError, Exit.ENDPOINT),
     (WorkerCrashed, Exit.WORKERS),
 )
 
@@ -88,6 +92,8 @@ EXAMPLES = _plain_paragraphs(
   feeder-server serve augment.py:train --workers 4
   feeder-server serve train=mypkg.data:Train val=mypkg.data:Val -a batch_size=32 -a val.shuffle=false
   feeder-server serve augment.py:train --bind tcp://0.0.0.0:5555 --keys keys --authorized-clients clients
+  feeder-server check augment.py:train
+  feeder-server status tcp://127.0.0.1:5555
   feeder-server demo
 
 Exit codes: 0 done, 2 bad usage or configuration, 3 the source could not be loaded,
@@ -209,6 +215,36 @@ def serve(
     from feeder_server.serve import run
 
     run(config, verbose)
+
+
+@cli.command(short_help="One look at a running node.")
+@click.argument("endpoint", metavar="ENDPOINT")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on one line.")
+@click.option("--watch", is_flag=True, help="Look again every second, until Ctrl-C.")
+@click.option("--timeout", type=float, default=5.0, show_default=True, metavar="SECONDS", help="How long an answer may take.")
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="For a node with keys: a client's own pair (a .key_secret file, or its folder).",
+)
+@click.option(
+    "--server-key",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="For a node with keys: its public key (a .key file, or its folder).",
+)
+def status(endpoint: str, as_json: bool, watch: bool, timeout: float, keys: Path | None, server_key: Path | None) -> None:
+    """Show how the node at ENDPOINT is: workers, clients, sources and what their batches are made of, batches made.
+
+    ENDPOINT is what 'feeder-server serve' has printed, for example tcp://127.0.0.1:5555. The node answers at once, also while its
+    workers load or are busy, and does nothing else for it.
+    """
+    from feeder_server.watch import run
+
+    run(endpoint, as_json=as_json, watch=watch, timeout=timeout, keys=keys, server_key=server_key)
 
 
 @cli.command(short_help="Make a CURVE key pair.")

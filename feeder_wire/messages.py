@@ -1,10 +1,7 @@
-"""The messages that clients, nodes and workers exchange: data that can't be built invalid.
+"""The messages that clients and nodes exchange: data that can't be built invalid. Those of workers are in worker_messages.py.
 
-    client ── Hello, Open, Ask, Cancel, Release, Close, Ping, Leave ─────────────────────────────────▶ node
+    client ── Hello, Open, Ask, Cancel, Release, Close, Ping, Leave, Look ───────────────────────────▶ node
     client ◀─ Welcome, Refuse, Opened, Inline, Lent, Part, Failed, Ended, Unknown, Progress, Retired, Pong, Goodbye ── node
-
-    node ──── Task, Free, Drop, Stop ────────────────────────────────────▶ worker
-    node ◀─── Joined, Loaded, LoadFailed, Made, MadeBlock, TaskFailed, TaskEnded, Dropped ── worker
 
 Every field is checked when a message is made, by the sender as well as by the receiver (`ProtocolError`), so code behind
 this file never checks again. The checks are in fields.py. docs/protocol.md describes the same in prose; frames.py puts messages into bytes.
@@ -28,6 +25,8 @@ from feeder_wire.fields import MAX_INDEX as MAX_INDEX
 from feeder_wire.fields import MAX_ITEMS as MAX_ITEMS
 from feeder_wire.fields import MAX_TEXT as MAX_TEXT
 from feeder_wire.leaves import Leaf
+from feeder_wire.status_messages import Look as Look
+from feeder_wire.status_messages import Status as Status
 
 WIRE_VERSION = 1
 """Goes up with every change that an older peer would misread."""
@@ -394,7 +393,7 @@ class Verdict:
         object.__setattr__(self, "leaves", fields.leaves(self, self.leaves))
 
 
-ToNode: TypeAlias = Hello | Open | Ask | Cancel | Release | Close | Ping | Leave
+ToNode: TypeAlias = Hello | Open | Ask | Cancel | Release | Close | Ping | Leave | Look
 ToClient: TypeAlias = (
-    Welcome | Refuse | Opened | Inline | Lent | Part | Failed | Ended | Unknown | Progress | Retired | Pong | Goodbye | Verdict
+    Welcome | Refuse | Opened | Inline | Lent | Part | Failed | Ended | Unknown | Progress | Retired | Pong | Goodbye | Verdict | Status
 )

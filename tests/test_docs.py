@@ -28,7 +28,7 @@ CHECKED_FOR_COMMANDS = ["README.md", *(name for name in DOCUMENTS if name.starts
 # Options of other programs (docker, pip, systemd, git) that the documents name, and feeder's own that aren't there yet.
 FOREIGN = {"--shm-size", "--ipc", "--rm", "--stop-timeout", "--init"}
 PLANNED_OPTIONS = {"--join"}
-PLANNED_COMMANDS = {"check", "preview", "bench", "status"}
+PLANNED_COMMANDS = {"preview", "bench"}
 PRINTED = {"ready"}  # "feeder-server ready at ..." is what it says, not a command
 
 
