@@ -15,6 +15,7 @@ import click
 from feeder_server.config import DEFAULT_BIND, POLICIES, ServeConfig, SourceEntry, usable_cores
 from feeder_server.target import apply_args, parse_targets
 from feeder_wire.errors import (
+    BatchTimeout,
     ConfigError,
     DivergentSource,
     EndpointError,
@@ -47,6 +48,7 @@ _CODES: tuple[tuple[type[FeederError], Exit], ...] = (
     (SourceError, Exit.SOURCE),
     (UnsupportedBatch, Exit.SOURCE),
     (DivergentSource, Exit.SOURCE),
+    (BatchTimeout, Exit.SOURCE),
     (EndpointError, Exit.ENDPOINT),
     (NodeUnreachable, Exit.ENDPOINT),
     (VersionMismatch, Exit.ENDPOINT),
@@ -215,6 +217,48 @@ def serve(
     from feeder_server.serve import run
 
     run(config, verbose)
+
+
+@cli.command(short_help="Load a source, draw batches, and say whether it can be served.")
+@click.argument("target")
+@click.option("-a", "--arg", "args", multiple=True, metavar="KEY=VALUE", help="Argument for the source, as for serve. Repeatable.")
+@click.option(
+    "-w", "--workers", type=int, default=2, show_default=True, metavar="N", help="Worker processes; with one, nothing is compared."
+)
+@click.option("--batches", type=int, default=20, show_default=True, metavar="N", help="How many to draw in each of two passes.")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of everything random.")
+@click.option("--on-divergence", type=click.Choice(POLICIES), default="single", show_default=True, help="As for serve; error: exit with 3.")
+@click.option("--timeout", type=float, default=60.0, show_default=True, metavar="SECONDS", help="For loading it, and for each batch.")
+@click.option("--gpu", is_flag=True, help="Let workers see accelerators.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the log too, with what your code prints.")
+def check(
+    target: str,
+    args: tuple[str, ...],
+    workers: int,
+    batches: int,
+    seed: int,
+    on_divergence: str,
+    timeout: float,
+    gpu: bool,
+    verbose: bool,
+) -> None:
+    """Load TARGET in worker processes as serve would, draw batches in two passes, and say what it is and what is to be changed.
+
+    Exits with 0 if it can be served, and with 3 if it can't be loaded, its batches can't be made or sent, one takes too long, or
+    with --on-divergence error its copies disagree.
+    """
+    from feeder_server.check import run
+
+    config = ServeConfig(
+        sources=tuple(SourceEntry(t.name, target=t) for t in apply_args(parse_targets((target,)), args)),
+        bind="tcp://127.0.0.1:0",
+        workers=workers,
+        seed=seed,
+        max_retries=0,
+        gpu=gpu,
+        on_divergence=on_divergence,
+    )
+    run(config, batches=batches, timeout=timeout, verbose=verbose)
 
 
 @cli.command(short_help="One look at a running node.")
