@@ -77,6 +77,8 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except FeederError as e:
             fail(e)
+        except KeyboardInterrupt:  # which click would call "Aborted!", and a failure
+            sys.exit(Exit.INTERRUPTED)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         # `feeder-server augment.py:train` is the first thing people type.

@@ -31,9 +31,12 @@ def run(endpoint: str, *, as_json: bool, watch: bool, timeout: float, keys: Path
         raise ConfigError(f"--timeout {timeout:g}: a number of seconds above 0 is needed, at most 3600")
     with Visitor(endpoint, load_keys(keys, server_key), timeout) as visitor:
         _show(visitor.look(), as_json, clear=False)
-        while watch:
-            time.sleep(EVERY_SECONDS)
-            _show(visitor.look(), as_json, clear=sys.stdout.isatty())
+        try:
+            while watch:
+                time.sleep(EVERY_SECONDS)
+                _show(visitor.look(), as_json, clear=sys.stdout.isatty())
+        except KeyboardInterrupt:  # that is how it ends
+            return
 
 
 def load_keys(own: Path | None, server: Path | None) -> Keys | None:

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from feeder_server import display
-from feeder_server.display import QUIET_SECONDS, LiveDisplay, LogDisplay, Rate, describe, waiting_for
-from feeder_server.report import Snapshot, SourceReport
+from feeder_server.display import QUIET_SECONDS, LiveDisplay, LogDisplay, describe
+from feeder_server.report import Rate, Snapshot, SourceReport, waiting_for
 
 
 def source(name: str, kind: str) -> SourceReport:
