@@ -228,6 +228,8 @@ def _built(cls: type[T], values: dict[str, Any]) -> T:
             values[f.name] = tuple(value)
         elif f.type in _TYPES and type(value) not in _TYPES[f.type]:
             raise ValueError(f"{f.name!r} is {type(value).__name__}")
+        elif isinstance(value, (int, float)) and not abs(value) < 1 << 63:  # also inf and nan, which JSON in Python has
+            raise ValueError(f"{f.name!r} is too large")
     return cls(**values)
 
 

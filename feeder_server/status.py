@@ -20,6 +20,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from feeder_server.report import Report, from_text
+from feeder_server.status_text import shown
 from feeder_wire import frames
 from feeder_wire import messages as m
 from feeder_wire.errors import AuthenticationError, NodeUnreachable, ProtocolError, VersionMismatch
@@ -137,13 +138,13 @@ class Visitor:
             case m.Welcome() if message.version != m.WIRE_VERSION:
                 raise self._mismatch(message.version)
             case m.Refuse("VersionMismatch"):
-                raise VersionMismatch(f"{self.endpoint}: {message.text.replace('the client', 'this feeder-server')}")
+                raise VersionMismatch(f"{self.endpoint}: {shown(message.text).replace('the client', 'this feeder-server')}")
             case m.Refuse():
-                raise VersionMismatch(f"the server at {self.endpoint} can't be asked for its status; upgrade it ({message.text})")
+                raise VersionMismatch(f"the server at {self.endpoint} can't be asked for its status; upgrade it ({shown(message.text)})")
             case m.Unknown():
                 raise NodeUnreachable(f"the server at {self.endpoint} was restarted meanwhile, or this machine slept: ask again")
             case m.Goodbye():
-                raise NodeUnreachable(f"the server at {self.endpoint} has ended: {message.text}")
+                raise NodeUnreachable(f"the server at {self.endpoint} has ended: {shown(message.text)}")
 
     def _mismatch(self, version: int) -> VersionMismatch:
         older = "this feeder-server" if version > m.WIRE_VERSION else "the server"

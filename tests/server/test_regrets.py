@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from feeder_server.regrets import describe
-from feeder_server.sample import MOST_LINES, from_text, listed, to_text
+from feeder_server.sample import MOST_LINES, cut, from_text, listed, size_text, to_text
 from feeder_wire.errors import UnsupportedBatch
 
 NOISE = np.random.default_rng(0)
@@ -106,3 +106,24 @@ def test_as_text_and_back() -> None:
     ):
         with pytest.raises(ValueError, match=r"."):
             from_text(text)
+
+
+def test_long_lists_are_cut() -> None:
+    assert cut([]) == () and cut(["a"] * MOST_LINES) == ("a",) * MOST_LINES
+    assert cut([str(i) for i in range(MOST_LINES + 3)])[-2:] == (str(MOST_LINES - 1), "and 3 more")
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "words"),
+    [
+        (0, "0 bytes"),
+        (99, "99 bytes"),
+        (100, "0.1 kB"),
+        (98_304, "98.3 kB"),
+        (393_248, "0.393 MB"),
+        (38_535_168, "38.5 MB"),
+        (5e9, "5,000 MB"),
+    ],
+)
+def test_sizes(nbytes: int, words: str) -> None:
+    assert size_text(nbytes) == words

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -30,28 +30,28 @@ def listener(answer: bytes | None) -> Iterator[str]:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
+        server.settimeout(0.02)
+        done = threading.Event()
 
         def serve() -> None:
-            held = []
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    break
-                if answer is None:
-                    connection.close()
-                    continue
-                held.append(connection)
-                connection.sendall(answer)
-            for connection in held:
-                connection.close()
+            with ExitStack() as held:
+                while not done.is_set():
+                    try:
+                        connection, _ = server.accept()
+                    except TimeoutError:
+                        continue
+                    if answer is None:
+                        connection.close()
+                        continue
+                    held.enter_context(connection)
+                    connection.sendall(answer)
 
         thread = threading.Thread(target=serve)
         thread.start()
         try:
             yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
         finally:
-            server.shutdown(socket.SHUT_RDWR)
+            done.set()
             thread.join()
 
 
@@ -168,6 +168,7 @@ def test_a_node_that_goes_away_between_two_looks() -> None:
         (([WELCOME], [m.Refuse("ProtocolError", "message 10 is unknown here")]), VersionMismatch, "upgrade it (message 10"),
         (([WELCOME], [m.Status("{}")]), VersionMismatch, "can't be read (it has no 'version')"),
         (([WELCOME], [m.Unknown(bytes(16))]), NodeUnreachable, "was restarted meanwhile"),
+        (([WELCOME], [m.Goodbye("", "\x1b[2J\nbye")]), NodeUnreachable, "has ended: \\x1b[2J bye"),
         (([WELCOME], [m.Goodbye("", "it got SIGTERM")]), NodeUnreachable, "has ended: it got SIGTERM"),
     ],
 )
