@@ -30,11 +30,11 @@ def run(endpoint: str, *, as_json: bool, watch: bool, timeout: float, keys: Path
     if not 0 < timeout <= 3600:
         raise ConfigError(f"--timeout {timeout:g}: a number of seconds above 0 is needed, at most 3600")
     with Visitor(endpoint, load_keys(keys, server_key), timeout) as visitor:
-        _show(visitor.look(), as_json, clear=False)
+        _show(visitor.look(), as_json)
         try:
             while watch:
                 time.sleep(EVERY_SECONDS)
-                _show(visitor.look(), as_json, clear=sys.stdout.isatty())
+                _show(visitor.look(), as_json, again=True)
         except KeyboardInterrupt:  # that is how it ends
             return
 
@@ -46,11 +46,14 @@ def load_keys(own: Path | None, server: Path | None) -> Keys | None:
     return Keys(load_pair(own), load_public(server)) if own is not None and server is not None else None
 
 
-def _show(report: Report, as_json: bool, clear: bool) -> None:
+def _show(report: Report, as_json: bool, again: bool = False) -> None:
+    terminal = sys.stdout.isatty()
     if as_json:
         click.echo(json.dumps(asdict(report)))
         return
-    if clear:
+    if again and terminal:
         click.clear()
-    width = min(120, shutil.get_terminal_size((WIDTH, 24)).columns) if sys.stdout.isatty() else WIDTH
-    click.echo("\n".join([*lines(report, width), ""]) if not clear else "\n".join(lines(report, width)))
+    elif again:
+        click.echo()
+    width = min(120, shutil.get_terminal_size((WIDTH, 24)).columns) if terminal else WIDTH
+    click.echo("\n".join(lines(report, width)))
