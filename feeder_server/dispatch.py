@@ -163,7 +163,7 @@ class Dispatch(Comparing):
         first = not source.kind
         if first:
             source.kind, source.num_batches, source.sharded = message.kind, message.num_batches, message.sharded
-            source.code = message.code
+            source.code, source.stateful = message.code, message.stateful
         mine = {i for i, s in enumerate(self.sources) if slot in s.slots}
         self.slots[slot].loaded.add(message.source)
         self.slots[slot].ready = self.slots[slot].loaded >= mine

@@ -75,6 +75,7 @@ class Source:
     kind: str = ""  # "indexed" or "stream", once a worker has loaded it
     num_batches: int = -1
     sharded: bool = False
+    stateful: bool = False  # it is told about epochs
     seconds: float = 0.0  # moving average of one batch; 0: none made yet
     nbytes: int = 0  # of a recent batch
     code: bytes = b""  # digest of the user's modules

@@ -24,6 +24,8 @@ ALLOWED = {
         "feeder_server/gate.py",
         "feeder_server/crew.py",
         "feeder_server/link.py",
+        "feeder_server/drawing.py",  # the only client of a node that is checked
+        "feeder_server/status.py",  # looks at a running node, which no client of this package may do
         "feeder_client/receiver.py",
         "feeder_client/connection.py",
         "feeder_wire/security.py",
