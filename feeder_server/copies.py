@@ -160,8 +160,8 @@ class Copies:
     def generators(self, session: bytes) -> list[str]:
         """The random generators of the user's own that are set for a session now, by name."""
         copies = self._copies.get(session)
-        holder = self._runs.get(session) or (copies[-1] if copies else self._pristine)
-        return holder.seeds.names if isinstance(holder, (_Copy, _Run)) else []
+        copy = copies[-1] if copies else self._pristine
+        return copy.seeds.names if isinstance(copy, _Copy) else self._runs.generators(session)
 
     def num_batches_at(self, session: bytes, epoch: int) -> int | None:
         """Length of a pass. It may differ from epoch to epoch."""
