@@ -24,8 +24,9 @@ class FeederCheckpoint:
 
     What counts is what was *trained on*, not what Keras has read ahead. After a kill the script is started again as it is: the training
     then gets exactly the batches that it would have got undisturbed. The weights are somebody else's, for example
-    ``keras.callbacks.BackupAndRestore``: put it before this one, with the same frequency. The position that belongs to the weights is
-    found by the optimizer's count of steps, so a kill between the two writes does no harm.
+    ``keras.callbacks.BackupAndRestore``: put it before this one in the list, for it has to restore them first. The position that
+    belongs to the weights is found by the optimizer's count of steps: they may be saved at other times, and a kill between the two
+    writes does no harm. Of a stream's positions only those are known that were saved, so there give both the same frequency.
 
     ::
 
@@ -39,7 +40,7 @@ class FeederCheckpoint:
     Args:
         path: of the file. It is replaced as a whole.
         sequence: what is trained on.
-        every: batches between two writes; None: only at the end of each epoch, where it is written in any case.
+        every: batches between two writes; None: only at the beginning and at the end of each epoch, where it is written in any case.
         delete: remove the file when the training has come to its end, as BackupAndRestore does.
 
     Attributes:
@@ -50,7 +51,8 @@ class FeederCheckpoint:
         ConfigError: an argument can't work, or the file belongs to other data.
     """
 
-    model: Any  # Keras sets it
+    model: Any  # Keras sets it, as the next
+    params: Any
 
     def __new__(cls, path: str | os.PathLike[str], sequence: FeederSequence, *args: Any, **kwargs: Any) -> FeederCheckpoint:
         """Make an instance of this class with Keras' base."""
@@ -77,7 +79,8 @@ class FeederCheckpoint:
         self._every = every
         self._delete = delete
         self._entries = saved.read(self.path)
-        self._epoch = self._batch = self._unsaved = 0
+        self._epoch = self._first = self._batch = self._unsaved = 0
+        self._skipped = 0  # batches of Keras' epoch that were trained on before a restart, where it makes a whole epoch of the rest
         self.initial_epoch = 0
         if self._entries:
             self._take_up(self._entries[0])
@@ -85,7 +88,8 @@ class FeederCheckpoint:
     def _take_up(self, entry: dict[str, Any]) -> None:
         if self._sequence.state_dict() != entry["state"]:  # it may have been made with resume=
             self._sequence.load_state_dict(entry["state"])
-        self.initial_epoch = int(entry.get("epoch", 0))
+        step, steps = entry.get("step"), entry.get("steps")
+        self.initial_epoch, self._skipped = divmod(step, steps) if step is not None and steps else (int(entry.get("epoch", 0)), 0)
         log.info("taking up the position of %s: epoch %d, step %s", self.path, self.initial_epoch, entry.get("iterations"))
 
     # ------------------------------------------------------------------------------------------------- what Keras calls
@@ -101,31 +105,51 @@ class FeederCheckpoint:
         now = self._iterations()
         if not self._entries or now is None or self._entries[0].get("iterations") in (now, None):
             return
-        fitting = [entry for entry in self._entries if entry.get("iterations") == now]
-        if fitting:
-            self._take_up(fitting[0])
+        found = saved.fitting(self._entries, now) if now else None  # 0: the weights were not restored, or without their optimizer
+        if found is not None:
+            self._take_up(found)
+            self._entries = [found, *(entry for entry in self._entries if (entry.get("iterations") or 0) < now)]
             return
         log.warning(
-            "the position of %s was saved after step %s, and the model has seen %d steps: restore the weights of that step, or remove the "
-            "file to begin anew",
-            *(self.path, self._entries[0].get("iterations"), now),
+            "the position of %s was saved after step %s, and the model has seen %d steps: restore the weights of that step%s, or remove "
+            "the file to begin anew",
+            *(self.path, self._entries[0].get("iterations"), now, "" if now else " (by a callback that stands before this one)"),
         )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Keras' epoch begins."""
-        self._epoch, self._batch = epoch, 0
+        self._epoch, self._first, self._batch = int(epoch), -1, 0  # Keras 2 has numbers of NumPy's after a restart
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Keras 2 with BackupAndRestore begins in the middle of an epoch, and says so by the number of the first batch."""
+        if self._first < 0:
+            self._first = self._batch = int(batch)
+            if batch:
+                self._skipped = 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Batches up to number `batch` of the epoch were trained on: one, or several with ``steps_per_execution``."""
-        count, self._batch = batch + 1 - self._batch, batch + 1
-        self._sequence.mark_trained(count)
+        count, self._batch = int(batch) + 1 - self._batch, int(batch) + 1
+        # The last execution of an epoch may have got less, and Keras doesn't say so.
+        self._sequence._core.where(lambda position: position.trained(count, one_epoch=not self._sequence._rolls()))
         self._unsaved += count
-        if self._every is not None and self._unsaved >= self._every:
-            self._save(self._epoch)
+        due = self._every is not None and self._unsaved >= self._every
+        if due:
+            self._unsaved = 0
+            self._save()
+        elif not self._entries:
+            self._save_beginning(count)
+        steps = self._steps()
+        if self._skipped and steps and self._epoch + 1 == self.params.get("epochs") and self._batch + self._skipped >= steps:
+            self.model.stop_training = True  # the undisturbed training would have ended here
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Save."""
-        self._save(epoch + 1)
+        steps = self._steps()
+        if steps and self._batch - max(self._first, 0) < steps:
+            self._skipped = 0  # what was left of it was an epoch for Keras too
+        self._epoch, self._first, self._batch = int(epoch) + 1, -1, 0
+        self._save()
 
     def on_train_end(self, logs: Any = None) -> None:
         """The training has come to its end."""
@@ -136,21 +160,43 @@ class FeederCheckpoint:
 
     # --------------------------------------------------------------------------------------------------------- helpers
 
-    def _save(self, epoch: int) -> None:
-        self._unsaved = 0
+    def _save(self) -> None:
         state = self._sequence.state_dict()
-        length, (start, run, rest) = state["num_batches"], state["place"]["given"]
-        if epoch == self._epoch and length is not None and run - start + len(rest) >= length:
-            epoch += 1  # after the last batch of an epoch the next one begins, whether Keras has come to say so or not
-        entry = {"state": state, "epoch": epoch, "iterations": self._iterations()}
-        self._entries = [entry, *self._entries[:1]]
+        steps, whole = self._steps(), state["num_batches"]
+        step = None if not steps else self._epoch * steps + self._batch + self._skipped
+        if step is not None and steps is not None and steps == whole and not self._sequence._rolls():
+            # Keras counts whole executions, also where the last one of an epoch got less.
+            step = min(step, (self._epoch + 1) * steps)
+        entry = {"state": state, "epoch": self._epoch, "step": step, "steps": steps, "iterations": self._iterations()}
+        self._write([entry, *self._entries])
+
+    def _save_beginning(self, count: int) -> None:
+        # Now that `count` batches have come, it is known whether they come shuffled, and so which belong to any weights.
+        state, iterations = self._sequence.state_dict(), self._iterations()
+        before = saved.moved_state(state, -count)
+        if iterations is not None and before is not None:
+            size = self._steps()
+            step = self._epoch * size + self._first if size else None
+            entry = {"state": before, "epoch": self._epoch, "step": step, "steps": size, "iterations": iterations - count}
+            self._write([entry])
+
+    def _write(self, entries: list[dict[str, Any]]) -> None:
+        self._entries = saved.thinned(entries)
         try:
             saved.write(self.path, self._entries)
         except OSError as e:  # a full disk must not end the training
             log.error("the position could not be saved in %s: %s", self.path, e)
 
+    def _steps(self) -> int | None:
+        """Batches that Keras takes for an epoch: ``steps_per_epoch``, or all."""
+        steps = self.params.get("steps")
+        return int(steps) if steps else None
+
     def _iterations(self) -> int | None:
-        iterations = getattr(getattr(self.model, "optimizer", None), "iterations", None)
+        optimizer = getattr(self.model, "optimizer", None)
+        iterations = getattr(optimizer, "_iterations", None)  # not divided by gradient_accumulation_steps
+        if iterations is None:
+            iterations = getattr(optimizer, "iterations", None)
         return None if iterations is None else int(iterations)
 
 

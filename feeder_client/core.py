@@ -156,12 +156,12 @@ class Core:
         """Is a pass one run of a stream, of a length that nobody knows?"""
         return isinstance(self._stock, StreamStock) and self.num_batches is None
 
-    def begin_pass(self, shuffle: bool | None = None, look: bool | None = None, anew: bool = False) -> None:
+    def begin_pass(self, shuffle: bool | None = None, look: bool | None = None, anew: bool = False, parts: bool = False) -> None:
         """See `Order.begin_pass`."""
         with self._cond:
             order, stock = self._usable()
             self._undelivered.clear()
-            order.begin_pass(shuffle, look, anew)
+            order.begin_pass(shuffle, look, anew, parts)
             stock.follow()
             self._prune(order)
         self.wake()

@@ -48,11 +48,13 @@ class Pass:
         shuffle: whether it asks for the indices out of sequence; None: not known, as the next.
         look: whether it only builds the model with what it gets.
         reader: its own object that reads the data, another one in each fit.
+        parts: it reads one pass in several of its epochs, with ``steps_per_epoch``.
     """
 
     shuffle: bool | None = None
     look: bool | None = None
     reader: object | None = None
+    parts: bool = False
 
 
 _READERS = {"PyDatasetAdapter": ("py_dataset", "shuffle"), "KerasSequenceAdapter": ("_keras_sequence", "_shuffle_sequence")}
@@ -67,9 +69,12 @@ def announced(dataset: object, frame: FrameType | None) -> Pass:
     """
     reader: object | None = None
     shuffle: bool | None = None
+    parts = False
     for _ in range(_DEPTH):
         if frame is None:
             break
+        if frame.f_code.co_name == "_enumerate_iterator":
+            parts = getattr(frame.f_locals.get("self"), "steps_per_epoch", None) is not None
         if reader is None:
             owner = frame.f_locals.get("self")
             names = _READERS.get(type(owner).__name__)
@@ -78,7 +83,7 @@ def announced(dataset: object, frame: FrameType | None) -> Pass:
         elif frame.f_code.co_name in ("_symbolic_build", "_maybe_symbolic_build"):
             return Pass(shuffle if isinstance(shuffle, bool) else None, True, reader)
         elif frame.f_code.co_name == "fit":
-            return Pass(shuffle if isinstance(shuffle, bool) else None, False, reader)
+            return Pass(shuffle if isinstance(shuffle, bool) else None, False, reader, parts)
         frame = frame.f_back
     return Pass(shuffle if isinstance(shuffle, bool) else None, None, reader)
 

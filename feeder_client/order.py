@@ -36,7 +36,7 @@ import itertools
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from feeder_client.permutation import mix, permuted
+from feeder_client.permutation import epoch_seed, permuted
 from feeder_client.place import Mark, Place
 from feeder_client.seen import Seen, Tally
 
@@ -61,6 +61,8 @@ class Order:
         self.num_batches = num_batches
         self._rolls = rolls
         self._rolled: int | None = None  # asked for in this pass of Keras', while it isn't one of ours
+        self._parts = False  # it does so although Keras announces passes, which go over several of its epochs
+        self._loaded = 0  # the epoch that was taken up again
         self.epoch = 0
         self.version = 0
         self._seed = seed
@@ -89,14 +91,17 @@ class Order:
 
     # ------------------------------------------------------------------------------------------------------ what Keras says
 
-    def begin_pass(self, shuffle: bool | None = None, look: bool | None = None, anew: bool = False) -> None:
+    def begin_pass(self, shuffle: bool | None = None, look: bool | None = None, anew: bool = False, parts: bool = False) -> None:
         """``on_epoch_begin``: somebody starts to train, evaluate or predict, or goes on with it.
 
         Args:
             shuffle: whether the indices will come out of sequence; None: not known, as the next.
             look: whether nobody trains, and batches are only looked at.
             anew: whether this is known not to go on with what the pass before it left.
+            parts: whether the whole pass is read in several of these, as with ``steps_per_epoch``.
         """
+        if parts and not look and not self._trained and self._base is not None and self.num_batches is not None:
+            self._parts, self._rolled = True, 0  # Keras has counted on a whole pass before it asks for the length
         self._in_pass, self._began = True, not look
         self._told, self._look, self._looks = shuffle, look, 0
         self._anew = self._anew or (anew and not look)
@@ -111,10 +116,10 @@ class Order:
         Raises:
             IndexError: there is no such batch.
         """
-        if self._rolled is not None and (key := self._roll()) is not None:
-            return key
         if self._look and self._in_pass:
             return self._glance(self._checked(index, self.num_batches))
+        if self._rolled is not None and (key := self._roll()) is not None:
+            return key
         index = self._checked(index, self.length)
         if self._shuffled and not self._trained and not self._in_pass:  # taken up again, and looked at from outside
             return (self.epoch, self._foreseen(index))
@@ -170,7 +175,7 @@ class Order:
         n = self.num_batches
         assert n is not None
         given, first = (Seen(), 0) if gone else (self._all.given, self._next_k)
-        seed = self._seed_of(self.epoch + gone)
+        seed = epoch_seed(self._seed, self.epoch + gone)
         coming = (i for i in (permuted(place, n, seed) for place in range(first, n)) if i not in given)
         return next(itertools.islice(coming, min(k, n - len(given) - 1), None))
 
@@ -179,19 +184,22 @@ class Order:
         n = self.num_batches
         assert n is not None
         assert self._rolled is not None
-        if not self._in_pass:
+        if not self._in_pass and not self._parts:
             if self.complete:
                 return self.epoch + 1, self._foreseen(0, gone=True) if self._expect_shuffle else 0
             return self.epoch, self._foreseen(0) if self._shuffled else self._all.given.missing(0)
-        if self._began and self._rolled % n:
+        if self._began and self._rolled % n and (self._anew or not self._parts):
+            # Keras 2 with BackupAndRestore knows how much of its epoch is left, and has only read ahead of that.
+            ahead = self._rolled < n and self.epoch > self._loaded and not self.complete
             self._rolled = None
-            self._next_epoch()
+            self._again() if ahead else self._next_epoch()
             return None
         if self.complete:
             self._began = True  # the pass goes on
             self._next_epoch()
             self._shuffled = self._expect_shuffle
-        self._began, self._trained = False, True
+        self._began = self._anew = False
+        self._trained = True
         given = self._permuted_next() if self._shuffled else self._all.given.missing(0)
         self._all.add(self._all.asked.run, given)
         self._rolled += 1
@@ -282,7 +290,7 @@ class Order:
         n = self.num_batches
         assert n is not None  # `_choose` shuffles no endless source
         while True:
-            found = permuted(self._next_k, n, self._seed_of(self.epoch))
+            found = permuted(self._next_k, n, epoch_seed(self._seed, self.epoch))
             self._next_k += 1
             if found not in self._all.given:
                 return found
@@ -296,9 +304,6 @@ class Order:
             resumed = "" if self._base is None else f" that epoch {self.epoch} still owes: it was taken up again after {len(self._base)}"
             raise IndexError(f"batch {index} of {n}{resumed}")
         return index % n
-
-    def _seed_of(self, epoch: int) -> int:
-        return mix(self._seed ^ mix(epoch))
 
     # ------------------------------------------------------------------------------------------------ what the others ask
 
@@ -348,13 +353,14 @@ class Order:
         n = self.num_batches
         if n is not None and len(place.given) >= n > 0:
             place = Place(place.epoch + 1, Seen(), False, 0, place.expect_shuffle)
-        self.epoch, self._expect_shuffle = place.epoch, place.expect_shuffle
+        self.epoch, self._expect_shuffle = self._loaded, _ = place.epoch, place.expect_shuffle
         self._base = place.given.copy() if len(place.given) else None
         self._resumed = (place.shuffled, place.next_k)
         self._in_pass = self._began = self._anew = False
         self._told = self._look = None
         self._steps = 0
         self._rolled = 0 if self._rolls and self._base is not None and n is not None else None
+        self._parts = False
         self._forget()
         self._shuffled, self._next_k = self._resumed
         self.version += 1
@@ -378,7 +384,7 @@ class Order:
             shuffle = self._shuffled or (self._expect_shuffle and not (now and len(self._all.given)))
             first = (self._next_k if shuffle else self._all.given.run) if now else 0
             for k in itertools.count(first) if n is None else range(first, n):
-                index = permuted(k, n, self._seed_of(epoch)) if shuffle and n is not None else k
+                index = permuted(k, n, epoch_seed(self._seed, epoch)) if shuffle and n is not None else k
                 if epoch < self.epoch:
                     break
                 if epoch > self.epoch or index not in self._all.given:

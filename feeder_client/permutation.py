@@ -27,3 +27,8 @@ def permuted(k: int, n: int, seed: int) -> int:
         k = left << half | right
         if k < n:
             return k
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of the permutation of one epoch."""
+    return mix(seed ^ mix(epoch))

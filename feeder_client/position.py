@@ -87,11 +87,16 @@ class Position:
         self._trained = None
         self._marks.clear()
 
-    def trained(self, count: int) -> None:
-        """`count` batches more were trained on, in the order in which they were handed out."""
+    def trained(self, count: int, one_epoch: bool = False) -> None:
+        """`count` batches more were trained on, in the order in which they were handed out.
+
+        `one_epoch`: at most so many, for they are of one epoch and may have been the last of it.
+        """
         if self._trained is None:
             raise ConfigError("mark_trained() counts from track_training() on: call that before the training begins")
-        for _ in range(min(count, len(self._marks))):
+        for done in range(min(count, len(self._marks))):
+            if one_epoch and done and _opens(self._marks[0]):
+                break
             mark = self._marks.popleft()
             if isinstance(mark, StreamMark):
                 assert isinstance(self._trained, StreamPlace)
@@ -164,6 +169,12 @@ class Position:
                     "ordered": f"start the server with --stream-order {'fixed' if theirs else 'ready'}",
                 }.get(name, "it belongs to another source")
                 raise ConfigError(f"this position was saved with {name} {theirs!r}, and now it is {ours!r}: {cure}")
+
+
+def _opens(mark: Mark | StreamMark) -> bool:
+    """Is it that of the first batch of an epoch?"""
+    mine = mark.mark if isinstance(mark, StreamMark) else mark
+    return mine is not None and mine.opening is not None
 
 
 def _part(row: list[Any]) -> Part:

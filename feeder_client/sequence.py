@@ -153,7 +153,7 @@ class FeederSequence(FeederClient):
         if known.reader is not None and not known.look:
             anew = self._reader is None or self._reader() is not known.reader
             self._reader = weakref.ref(known.reader)
-        self._core.begin_pass(known.shuffle, known.look, anew)
+        self._core.begin_pass(known.shuffle, known.look, anew, known.parts)
         self._allow_short_pass(self._core.where(Position.short))
 
     def _allow_short_pass(self, short: bool) -> None:

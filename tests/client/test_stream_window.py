@@ -59,6 +59,7 @@ class StreamMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def join(self, data: st.DataObject) -> None:
         self.come(data.draw(st.sampled_from([n for n in range(len(self.lengths)) if n not in self.here])))
+        self.after()  # a run of which only a node that was away could tell that it is over
 
     def come(self, node: int) -> None:
         assert self.window.node_opened(node, len(self.lengths[node]))
@@ -164,6 +165,7 @@ class StreamMachine(RuleBasedStateMachine):
             return
         for node in set(range(len(self.lengths))) - self.here:
             self.come(node)
+        self.after()
         target = self.runs + 2
         rng = random.Random(0)
         for _ in range(2000):
