@@ -126,6 +126,7 @@ class FeederCheckpoint:
             self._first = self._batch = int(batch)
             if batch:
                 self._skipped = 0
+                self._sequence._core.where(Position.known)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Batches up to number `batch` of the epoch were trained on: one, or several with ``steps_per_execution``."""

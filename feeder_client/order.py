@@ -62,6 +62,7 @@ class Order:
         self._rolls = rolls
         self._rolled: int | None = None  # asked for in this pass of Keras', while it isn't one of ours
         self._parts = False  # it does so although Keras announces passes, which go over several of its epochs
+        self._knows = False  # see `known`
         self._loaded = 0  # the epoch that was taken up again
         self.epoch = 0
         self.version = 0
@@ -101,6 +102,7 @@ class Order:
             parts: whether the whole pass is read in several of these, as with ``steps_per_epoch``.
         """
         if parts and not look and not self._trained and self._base is not None and self.num_batches is not None:
+            self._again()  # what was looked at
             self._parts, self._rolled = True, 0  # Keras has counted on a whole pass before it asks for the length
         self._in_pass, self._began = True, not look
         self._told, self._look, self._looks = shuffle, look, 0
@@ -109,6 +111,10 @@ class Order:
     def end_pass(self) -> None:
         """``on_epoch_end``: it may come twice, early or never."""
         self._in_pass = False
+
+    def known(self) -> None:
+        """Keras 2 knows how much of its pass is left (BackupAndRestore), and what it asks for beyond that is read ahead for nothing."""
+        self._knows = True
 
     def ask(self, index: int) -> Key:
         """The key meant by ``seq[index]`` now.
@@ -120,7 +126,10 @@ class Order:
             return self._glance(self._checked(index, self.num_batches))
         if self._rolled is not None and (key := self._roll()) is not None:
             return key
-        index = self._checked(index, self.length)
+        peeks = not self._in_pass and not self._trained and 0 <= index < PEEKS
+        index = self._checked(index, self.num_batches if peeks else self.length)
+        if peeks and not self._shuffled and self.length is not None and index >= self.length:
+            return (self.epoch, self._at(0))  # Keras looks at two batches, and has yet to learn that one is left
         if self._shuffled and not self._trained and not self._in_pass:  # taken up again, and looked at from outside
             return (self.epoch, self._foreseen(index))
         if self._began:
@@ -188,9 +197,8 @@ class Order:
             if self.complete:
                 return self.epoch + 1, self._foreseen(0, gone=True) if self._expect_shuffle else 0
             return self.epoch, self._foreseen(0) if self._shuffled else self._all.given.missing(0)
-        if self._began and self._rolled % n and (self._anew or not self._parts):
-            # Keras 2 with BackupAndRestore knows how much of its epoch is left, and has only read ahead of that.
-            ahead = self._rolled < n and self.epoch > self._loaded and not self.complete
+        if self._began and (self._knows or self._rolled % n) and self._rolled and (self._anew or not self._parts):
+            ahead = self._knows and self.epoch > self._loaded and not self.complete
             self._rolled = None
             self._again() if ahead else self._next_epoch()
             return None
@@ -360,7 +368,7 @@ class Order:
         self._told = self._look = None
         self._steps = 0
         self._rolled = 0 if self._rolls and self._base is not None and n is not None else None
-        self._parts = False
+        self._parts = self._knows = False
         self._forget()
         self._shuffled, self._next_k = self._resumed
         self.version += 1

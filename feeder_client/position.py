@@ -105,6 +105,10 @@ class Position:
                 assert isinstance(self._trained, Place)
                 self._trained = follow(self._trained, mark)
 
+    def known(self) -> None:
+        """See `Order.known`."""
+        self._order.known()
+
     def _handed_out(self) -> Place | StreamPlace:
         return self._here.copy() if isinstance(self._stock, StreamStock) else self._order.place()
 

@@ -29,6 +29,7 @@ keras: Any = importlib.import_module(sys.argv[1])
 KERAS_2 = sys.argv[1] == "tf_keras"
 BACKEND = "tf_keras" if KERAS_2 else keras.backend.backend()
 ENDPOINT = sys.argv[2]
+FULL = BACKEND != "jax"  # it compiles anew in each process
 N = 8
 
 Batches = list[list[int]]
@@ -188,14 +189,15 @@ def killed_and_started_again(
         for kill, next_begins in zip([*kills, None], [*saved, -1], strict=True):
             found = start(training, Path(folder), kill, where)
             expected = whole.batches[begins : begins + len(found.batches)]
-            assert found.batches == expected, (training, kill, begins, found.batches, expected, found.said)
+            assert found.batches[: len(expected)] == expected, (training, kill, begins, found.batches, expected, found.said)
             if kill is None:
                 break
             begins = next_begins
     assert not weights or "saved after step" not in found.said, found.said
-    if KERAS_2 and training.steps_per_execution > 1:
-        whole.batches[len(whole.batches) :] = found.batches[len(whole.batches) - begins :]  # it can't end within an execution
-    assert found.batches == whole.batches[begins:], (training, begins, len(found.batches), len(whole.batches))
+    left = len(whole.batches) - begins
+    # Keras 2 can't end within an execution; Keras 3 cuts an epoch of steps_per_epoch short where the data end, and a restarted one has others.
+    more = (KERAS_2 and training.steps_per_execution > 1) or training.n % (training.steps_per_epoch or 1)
+    assert len(found.batches) >= left if more else len(found.batches) == left, (training, begins, len(found.batches), left)
     if weights:
         assert found.weights == whole.weights, (found.weights, whole.weights, training, kills)
     return found
@@ -205,7 +207,7 @@ def killed_and_started_again(
 def saved_after_each_batch() -> None:
     for shuffle in (True, False):
         training = Training(shuffle=shuffle)
-        for step in (3, N, N + 1, 2 * N + 5):
+        for step in (3, N - 1, N, 2 * N + 5) if FULL else (N - 1,):
             killed_and_started_again(training, {"batches": step}, saved=[step])
 
 
@@ -217,7 +219,7 @@ def killed_twice() -> None:
 
 @check
 def killed_between_epochs() -> None:
-    for shuffle in (True, False):
+    for shuffle in (True, False) if FULL else (True,):
         killed_and_started_again(Training(shuffle=shuffle, saves=None), {"epochs": 1}, saved=[N])
         killed_and_started_again(Training(shuffle=shuffle, saves=None), {"batches": N + 3}, saved=[N])
 
@@ -226,9 +228,9 @@ def killed_between_epochs() -> None:
 def with_weights() -> None:
     """Both are saved every three batches, the weights first; the kill may fall between the two."""
     training = Training(saves=3, backup=3)
-    for step in (5, 9, 10, N):
+    for step in (5, 9, 10, N) if FULL else (10,):
         killed_and_started_again(training, {"batches": step}, saved=[step - step % 3], weights=True)
-    for step in (3, 9):
+    for step in (3, 9) if FULL else (9,):
         killed_and_started_again(training, {"batches": step}, saved=[step], where="between", weights=True)
     killed_and_started_again(replace(training, shuffle=False), {"batches": 9}, {"batches": 5}, saved=[9, 12], where="between", weights=True)
 
@@ -247,8 +249,8 @@ def short_epochs() -> None:
     if KERAS_2:
         return  # it begins a pass anew, and how much it has read ahead of the one before depends on the time
     for shuffle in (True, False):
-        for steps in (1, 2, 5):
-            training = Training(n=5, shuffle=shuffle, epochs=6, steps_per_epoch=min(steps, 4))
+        for steps in (1, 2, 4) if FULL else (2,):
+            training = Training(n=5, shuffle=shuffle, epochs=6, steps_per_epoch=steps)
             killed_and_started_again(training, {"batches": 4}, saved=[4])
     killed_and_started_again(Training(steps_per_epoch=3, epochs=5, saves=2, backup=2), {"batches": 8}, saved=[8], weights=True)
 
