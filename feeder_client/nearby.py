@@ -27,13 +27,13 @@ def moved(place: Place, count: int, n: int, seed: int) -> Place | None:
         return _before(place, -count, n, seed)
     place = Place(place.epoch, place.given.copy(), place.shuffled, place.next_k, place.expect_shuffle)
     while count:
-        owed = n - len(place.given)
-        if owed <= 0:
-            # An epoch that is expected to be shuffled is so from its first batch on.
-            place = Place(place.epoch + 1, Seen(), place.expect_shuffle, 0, place.expect_shuffle)
-        else:
-            _advance(place, min(count, owed), n, seed)
-            count -= min(count, owed)
+        if len(place.given) >= n:
+            place = Place(place.epoch + 1, expect_shuffle=place.expect_shuffle)
+        if not len(place.given):
+            place.shuffled = place.expect_shuffle  # an epoch of which that is expected is shuffled from its first batch on
+        step = min(count, n - len(place.given))
+        _advance(place, step, n, seed)
+        count -= step
     return place
 
 

@@ -324,7 +324,7 @@ class Order:
     def length(self) -> int | None:
         """How many batches this epoch gives: fewer than `num_batches` where its position was taken up again."""
         begins = self._began or (self._look and self._in_pass)
-        if self.num_batches is None or self._base is None or self._rolled is not None or (begins and self.complete):
+        if self.num_batches is None or self._base is None or self._rolled is not None or (begins and self._trained and self.complete):
             return self.num_batches
         return self.num_batches - len(self._base)
 

@@ -60,7 +60,7 @@ class TestReadme:
     def folder(self, text: str, tmp_path: Path) -> Path:
         """A folder with the files of the README: each block that begins with the name of a file is one."""
         files = re.findall(r"^```python\n(# (\w+\.py)\n.*?)^```$", text, flags=re.M | re.S)
-        assert [name for _, name in files] == ["augment.py", "train.py"]
+        assert [name for _, name in files] == ["augment.py", "train.py", "resumable.py"]
         for content, name in files:
             (tmp_path / name).write_text(content, encoding="utf-8")
         return tmp_path
@@ -69,6 +69,11 @@ class TestReadme:
         out = run("train.py", folder)
         assert "Epoch 3/3" in out
         assert "the training waited for data" in out
+
+    def test_resumable(self, folder: Path) -> None:
+        out = run("resumable.py", folder)
+        assert "Epoch 3/3" in out
+        assert not list(folder.rglob("position.json*")), "the training has come to its end"
 
     def test_server_and_script(self, text: str, folder: Path) -> None:
         command = re.search(r"^feeder-server (serve .*)$", text, flags=re.M)
