@@ -31,6 +31,10 @@ class Place:
         given = [self.given.start, self.given.run, self.given.rest]
         return {"epoch": self.epoch, "given": given, "shuffled": self.shuffled, "next": self.next_k, "expect_shuffle": self.expect_shuffle}
 
+    def fits(self, n: int) -> bool:
+        """Can it be one in epochs of `n` batches?"""
+        return self.given.run <= n and self.next_k <= n and all(i < n for i in self.given.rest)
+
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Place:
         """Read what `to_json` wrote. Raises ValueError, TypeError or KeyError for anything else."""

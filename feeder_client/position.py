@@ -151,7 +151,12 @@ class Position:
             self._check(state)
             place = Place.from_json(state["place"])
             saved = {int(number): [_part(row) for row in rows] for number, rows in state.get("nodes", {}).items()}
-            run = int(state.get("run", 0))
+            run = state.get("run", 0)
+            if type(run) is not int or not 0 <= run < 1 << 63:
+                raise ValueError("not a run")
+            n = self._order.num_batches
+            if n is not None and not place.fits(n):
+                raise ValueError(f"not a position in {n} batches")
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise ConfigError(f"this is no position that state_dict() gave ({type(e).__name__}: {e})") from None
         if isinstance(self._stock, StreamStock):

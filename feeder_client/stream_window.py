@@ -171,6 +171,8 @@ class StreamWindow:
 
     def begin(self, run: int, saved: dict[int, list[Part]]) -> None:
         """Go to a run, at its beginning or where `saved` says. What is on its way is given up, what was handed out stays."""
+        for number in self.parts.keys() & saved.keys():
+            _check_workers(saved[number], len(self.parts[number]))  # before anything has changed
         self.run = run
         self._saved = dict(saved)
         for number, parts in self.parts.items():
@@ -182,11 +184,8 @@ class StreamWindow:
 
     def _resumed(self, number: int, workers: int) -> list[Part] | None:
         parts = self._saved.pop(number, None)
-        if parts is not None and len(parts) != workers:
-            raise ConfigError(
-                f"this position was saved with {len(parts)} workers for the stream, and a server has {workers} now: its parts are others. "
-                f"Start it with --workers {len(parts)}"
-            )
+        if parts is not None:
+            _check_workers(parts, workers)
         return parts
 
     def _seek(self) -> None:
@@ -266,3 +265,11 @@ class StreamWindow:
     def stored(self) -> int:
         """Batches there and not taken."""
         return len(self._stored) + self._out
+
+
+def _check_workers(saved: list[Part], workers: int) -> None:
+    if len(saved) != workers:
+        raise ConfigError(
+            f"this position was saved with {len(saved)} workers for the stream, and a server has {workers} now: its parts are others. "
+            f"Start it with --workers {len(saved)}"
+        )
