@@ -29,7 +29,7 @@ keras: Any = importlib.import_module(sys.argv[1])
 KERAS_2 = sys.argv[1] == "tf_keras"
 BACKEND = "tf_keras" if KERAS_2 else keras.backend.backend()
 ENDPOINT = sys.argv[2]
-FULL = BACKEND != "jax"  # it compiles anew in each process
+FULL = BACKEND == "torch"  # where a process takes the least; elsewhere what differs there
 N = 8
 
 Batches = list[list[int]]
@@ -216,7 +216,8 @@ def saved_after_each_batch() -> None:
 
 @check
 def killed_twice() -> None:
-    killed_and_started_again(Training(), {"batches": 3}, {"batches": 9}, saved=[3, 12])
+    if FULL:
+        killed_and_started_again(Training(), {"batches": 3}, {"batches": 9}, saved=[3, 12])
     killed_and_started_again(Training(saves=3), {"batches": 5}, {"batches": 2}, {"batches": 4}, saved=[3, 3, 6])
 
 
@@ -224,14 +225,15 @@ def killed_twice() -> None:
 def killed_between_epochs() -> None:
     for shuffle in (True, False) if FULL else (True,):
         killed_and_started_again(Training(shuffle=shuffle, saves=None), {"epochs": 1}, saved=[N])
-        killed_and_started_again(Training(shuffle=shuffle, saves=None), {"batches": N + 3}, saved=[N])
+        if FULL:
+            killed_and_started_again(Training(shuffle=shuffle, saves=None), {"batches": N + 3}, saved=[N])
 
 
 @check
 def with_weights() -> None:
     """Both are saved every three batches, the weights first; the kill may fall between the two."""
     training = Training(saves=3, backup=3)
-    for step in (5, 9, 10, N) if FULL else (10,):
+    for step in (5, 9, 10, N) if FULL else ():
         killed_and_started_again(training, {"batches": step}, saved=[step - step % 3], weights=True)
     for step in (3, 9) if FULL else (9,):
         killed_and_started_again(training, {"batches": step}, saved=[step], where="between", weights=True)
@@ -253,7 +255,7 @@ def short_epochs() -> None:
     """Keras 3 goes on where an epoch of `steps_per_epoch` has stopped."""
     if KERAS_2:
         return  # it begins a pass anew, and how much it has read ahead of the one before depends on the time
-    for shuffle in (True, False):
+    for shuffle in (True, False) if FULL else (True,):
         for steps in (1, 2, 4) if FULL else (2,):
             training = Training(n=5, shuffle=shuffle, epochs=6, steps_per_epoch=steps)
             killed_and_started_again(training, {"batches": 4}, saved=[4])
@@ -281,4 +283,4 @@ def with_validation() -> None:
 
 if __name__ == "__main__":
     # JAX compiles anew in each process, which takes seconds.
-    run(sys.argv[3:] or ([] if FULL else ["killed_between_epochs", "with_weights_at_other_times"]))
+    run(sys.argv[3:] or ([] if BACKEND != "jax" else ["killed_between_epochs", "with_weights_at_other_times"]))
