@@ -15,7 +15,7 @@ from tests.backends import needs
 from tests.keras.test_backends import run_checks
 from tests.serving import Serving, posix_signals, serve
 
-pytestmark = [pytest.mark.slow, pytest.mark.keras, posix_signals]
+pytestmark = [pytest.mark.slow, pytest.mark.keras, pytest.mark.timeout(240), posix_signals]
 
 SOURCE = f"{Path(__file__).with_name('sources.py')}:Samples"
 
@@ -29,9 +29,9 @@ def node_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_keras_3(node: Serving, tmp_path: Path, backend: str) -> None:
     needs("keras", backend)
-    run_checks(tmp_path, "resuming.py", "keras", node.endpoint, backend=backend)
+    run_checks(tmp_path, "resuming.py", "keras", node.endpoint, backend=backend, seconds=220)
 
 
 def test_keras_2(node: Serving, tmp_path: Path) -> None:
     needs("tf_keras", "tensorflow")
-    run_checks(tmp_path, "resuming.py", "tf_keras", node.endpoint)
+    run_checks(tmp_path, "resuming.py", "tf_keras", node.endpoint, seconds=220)
