@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from feeder_server import draws
+from feeder_server.library_states import set_count
 from feeder_server.states import Setter, state_of
 
 log = logging.getLogger("feeder.walk")
@@ -58,7 +59,8 @@ def find(roots: dict[str, object]) -> Iterator[tuple[str, object, Setter]]:
         if state is not None:
             if thing is not own:
                 yield path, *state
-            continue
+            if state[1] is not set_count:  # an iterator holds the user's own things as well
+                continue
         kind = id(type(thing))
         if kind not in parts_of:
             parts_of[kind] = _choose(type(thing))
