@@ -30,14 +30,18 @@ def sha256(client: FeederClient, epochs: int = 2) -> str:
 
 
 def everything(*nodes: Serving, transport: str = "auto") -> dict[str, str]:
-    """Digests all sources, by clients that come when the copies have been compared, so that all workers share in it."""
+    """Digests all sources, once the copies have been compared and all nodes are there, so that all workers share in it."""
     found = {}
+    endpoints = [node.endpoint for node in nodes]
     for name in NAMES:
-        with FeederClient([node.endpoint for node in nodes], name, transport=transport) as client:
-            for number, node in enumerate(nodes):
-                until(lambda n=number: client._core.roster.nodes[n].outcome, lambda n=node: n.output)  # type: ignore[misc]
-                assert client._core.roster.nodes[number].outcome in ("one worker", "parallel"), node.output
-        with FeederClient([node.endpoint for node in nodes], name, transport=transport) as client:
+        with FeederClient(endpoints, name, transport=transport) as client:
+            seen = client._core.roster.nodes
+            until(lambda seen=seen: all(node.outcome for node in seen), "".join(n.output for n in nodes))  # type: ignore[misc]
+            assert {node.outcome for node in seen} <= {"one worker", "parallel"}
+        # With few batches on their way the second node gets its share, though the first may be there earlier.
+        with FeederClient(endpoints, name, transport=transport, prefetch=4 * len(nodes)) as client:
+            seen = client._core.roster.nodes
+            until(lambda seen=seen: all(node.opened for node in seen), lambda client=client: repr(client))  # type: ignore[misc]
             found[name] = sha256(client)
             assert client.stats().nodes == len(nodes)
     return found

@@ -16,6 +16,7 @@ from feeder_wire.codec import encode
 from tests.serving import ANY_PORT, Serving, until
 
 HERE = Path(__file__).parent
+LOADING_SECONDS = 200.0  # for four processes that import TensorFlow on a machine under load
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def read(batches: Iterable[Any]) -> Pass:
 
 def outcome_of(client: FeederClient, node: Serving) -> str:
     """What the comparison of the copies found; waits for it."""
-    return until(lambda: client._core.roster.nodes[0].outcome, lambda: f"{client!r} {node.output}")
+    return until(lambda: client._core.roster.nodes[0].outcome, lambda: f"{client!r} {node.output}", LOADING_SECONDS)
 
 
 def serve_all(stack: ExitStack, folder: Path, cases: dict[str, Case], *arguments: str, workers: Sequence[int], **options: Any) -> Any:
@@ -84,7 +85,7 @@ def serve_all(stack: ExitStack, folder: Path, cases: dict[str, Case], *arguments
     common = (*targets, *arguments, "--bind", ANY_PORT, "--workers")
     nodes = {n: stack.enter_context(Serving(folder, *common, str(n), **options)) for n in workers}
     for node in nodes.values():
-        _ = node.endpoint
+        node.says("feeder-server ready at", LOADING_SECONDS)
     return nodes
 
 

@@ -1,23 +1,30 @@
-"""Sources made with Keras, TensorFlow, torch and JAX: legacy image iterators, PyDataset, tf.data, and tensors as leaves."""
+"""Sources made with Keras, TensorFlow, torch and JAX: legacy image iterators, PyDataset, tf.data, and tensors as leaves.
+
+Importing these libraries in four workers takes most of the time. So all of it is one test: when tests are spread over processes, each
+that got one of several would start its own.
+"""
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from feeder_client import FeederClient
-from tests.backends import may_be_missing
+from tests.backends import needs
 from tests.serving import Serving
 from tests.zoo import files
 from tests.zoo.reading import Case, check, digest, outcome_of, read, serve_all
 
-pytestmark = [pytest.mark.keras, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.keras, pytest.mark.timeout(400)]
 
 ALL = range(24)
+Nodes = dict[int, Serving]  # by their number of workers
 CASES = {
     "plain": Case("sources_keras.py:Plain", "parallel", ALL),
     "dataset": Case("sources_keras.py:Dataset", "parallel", ALL),
@@ -39,25 +46,28 @@ STREAMS = {
 OTHERS = {"split_key": Case("sources_tensors.py:SplitKey", "not reproducible")}
 
 
-@pytest.fixture(scope="module", name="nodes")
-def nodes_of_1_and_3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Serving]]:
-    """Nodes that serve all of them, by their number of workers: importing these libraries takes most of the time."""
-    for library in ("torch", "jax"):
-        if may_be_missing(library):
-            pytest.importorskip(library)
-    folder = tmp_path_factory.mktemp("data")
-    files.make(folder)
+def test_keras_tensorflow_torch_and_jax(tmp_path: Path) -> None:
+    """Runs everything below, and names all that failed."""
+    needs("torch", "jax")
+    files.make(tmp_path)
+    checks: dict[str, Callable[[Nodes], None]] = {
+        **{name: lambda nodes, name=name: check(name, CASES[name], nodes[1], nodes[3]) for name in CASES},  # type: ignore[misc]
+        **{f"{name} in step": lambda nodes, name=name: stays_in_step(nodes, name) for name in ("pair", "layers")},  # type: ignore[misc]
+        **{f"{name} in each": lambda nodes, name=name: is_given_by_each(nodes, name) for name in ("tf_data", "loader")},  # type: ignore[misc]
+        **{f.__name__: f for f in (leaves_are_numpy, a_split_key_is_noticed, tf_data_is_shared_out, zipped_iterators_stay_in_step)},
+    }
+    failed = []
     with ExitStack() as stack:
-        yield serve_all(stack, folder, {**CASES, **STREAMS, **OTHERS}, workers=(1, 3), env={"ZOO_DATA": str(folder)})
+        nodes = serve_all(stack, tmp_path, {**CASES, **STREAMS, **OTHERS}, workers=(1, 3), env={"ZOO_DATA": str(tmp_path)})
+        for name, run in checks.items():
+            try:
+                run(nodes)
+            except Exception:
+                failed.append(f"{name}: {traceback.format_exc()}")
+    assert not failed, "\n".join(failed)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_every_sample_once_and_the_bytes_of_one_worker(nodes: dict[int, Serving], name: str) -> None:
-    check(name, CASES[name], nodes[1], nodes[3])
-
-
-@pytest.mark.parametrize("name", ["pair", "layers"])
-def test_what_was_seeded_alike_stays_in_step(nodes: dict[int, Serving], name: str) -> None:
+def stays_in_step(nodes: Nodes, name: str) -> None:
     """Masks are turned as their pictures are, and each batch in a way of its own."""
     with FeederClient(nodes[3].endpoint, name) as client:
         for _ in range(2):
@@ -65,7 +75,7 @@ def test_what_was_seeded_alike_stays_in_step(nodes: dict[int, Serving], name: st
                 np.testing.assert_array_equal(x, mask)
 
 
-def test_leaves_are_numpy(nodes: dict[int, Serving]) -> None:
+def leaves_are_numpy(nodes: Nodes) -> None:
     """Tensors are made arrays in the worker, with their dtypes: this process has none of these libraries from feeder."""
     with FeederClient(nodes[3].endpoint, "tensorflow") as client:
         x, ids = client[0]
@@ -79,15 +89,14 @@ def test_leaves_are_numpy(nodes: dict[int, Serving]) -> None:
         assert (type(x), x.dtype, half.dtype.name, ids.dtype) == (np.ndarray, np.float32, "bfloat16", np.int32)
 
 
-def test_a_key_that_is_split_for_each_batch(nodes: dict[int, Serving]) -> None:
+def a_split_key_is_noticed(nodes: Nodes) -> None:
     """What it draws depends on how many batches this worker has made, which is found out and said; the samples are right all the same."""
     with FeederClient(nodes[3].endpoint, "split_key") as client:
         assert outcome_of(client, nodes[3]) == "not reproducible"
         assert [sorted(read(client).ids) for _ in range(2)] == [list(ALL)] * 2
 
 
-@pytest.mark.parametrize("name", ["tf_data", "loader"])
-def test_streams_that_are_not_shared_out(nodes: dict[int, Serving], name: str) -> None:
+def is_given_by_each(nodes: Nodes, name: str) -> None:
     """Each worker gives the data once."""
     for n in (1, 3):
         with FeederClient(nodes[n].endpoint, name) as client:
@@ -95,7 +104,7 @@ def test_streams_that_are_not_shared_out(nodes: dict[int, Serving], name: str) -
                 assert Counter(read(client).ids) == Counter({k: n for k in ALL})
 
 
-def test_a_tf_data_pipeline_that_is_shared_out(nodes: dict[int, Serving]) -> None:
+def tf_data_is_shared_out(nodes: Nodes) -> None:
     """Shuffled before it is cut in shards, which fit together only if all workers shuffle alike, in each pass."""
     orders = []
     for n in (1, 3):
@@ -106,7 +115,7 @@ def test_a_tf_data_pipeline_that_is_shared_out(nodes: dict[int, Serving]) -> Non
     assert len(orders[0]) == 3
 
 
-def test_pictures_and_masks_of_two_zipped_iterators(nodes: dict[int, Serving]) -> None:
+def zipped_iterators_stay_in_step(nodes: Nodes) -> None:
     """In step in each batch."""
     for n in (1, 3):
         with FeederClient(nodes[n].endpoint, "segmentation", steps=12) as client:
