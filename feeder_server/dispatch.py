@@ -324,6 +324,7 @@ class Dispatch(Comparing):
         slot.jobs[self._next_task] = Job(session, key, source.nbytes)
         if session.id != PROBE:
             session.making.add(key)
+            self.trials.claim(session.source, key)
         self._jobs += 1
         self._under_way += source.nbytes
         skip = slot.skip.pop((session.id, key[0]), 0)
