@@ -56,6 +56,7 @@ class Agreement:
             ("kind of source", ours.kind, theirs.kind),
             ("batches", ours.num_batches, theirs.num_batches),
             ("--seed", ours.seed, theirs.seed),
+            ("--stream-order fixed", ours.ordered, theirs.ordered),
         ):
             if mine != other:
                 return self._error(

@@ -229,7 +229,7 @@ class Core:
         wait.say(now, self.roster)
 
     def _raise_if_hopeless(self, now: float) -> None:
-        error = self._fatal or self.roster.hopeless(now)
+        error = self._fatal or self.roster.hopeless(now, self._stock.missing() if self._stock is not None else ())
         if error is not None:
             raise error
 
@@ -303,7 +303,10 @@ class Core:
                 self.roster.failed(number, objection)
                 self._agreement.lost(number)
             elif objection is None:
-                stock.node_opened(number, state.opened.workers)
+                try:
+                    stock.node_opened(number, state.opened.workers)
+                except ConfigError as e:
+                    self.give_up(e)
 
     def _say_notes(self) -> None:
         for note in self._notes:
@@ -327,7 +330,7 @@ class Core:
         self.num_batches = length
         order = Order(length, opened.seed)
         if stream:
-            self._stock = StreamStock(self._credits)
+            self._stock = StreamStock(self._credits, opened.ordered, len(self.roster.nodes))
         else:
             self._stock = IndexedStock(self._credits, order, options.lookahead, (options.rank, options.world_size))
         self._order = order

@@ -29,6 +29,8 @@ import itertools
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from feeder_client.seen import Seen
+
 Key: TypeAlias = tuple[int, int]
 
 PEEKS = 2
@@ -59,32 +61,6 @@ def permuted(k: int, n: int, seed: int) -> int:
         k = left << half | right
         if k < n:
             return k
-
-
-class Seen:
-    """A set of whole numbers that mostly come in sequence: what is from `start` to below `run` is in it, the rest is kept one by one."""
-
-    __slots__ = ("_rest", "run", "start")
-
-    def __init__(self, start: int = 0) -> None:
-        self.start = self.run = start
-        self._rest: set[int] = set()
-
-    def add(self, i: int) -> None:
-        """Put `i` in."""
-        if i == self.run:
-            self.run += 1
-            while self.run in self._rest:
-                self._rest.remove(self.run)
-                self.run += 1
-        elif not self.start <= i < self.run:
-            self._rest.add(i)
-
-    def __contains__(self, i: object) -> bool:
-        return (type(i) is int and self.start <= i < self.run) or i in self._rest
-
-    def __len__(self) -> int:
-        return self.run - self.start + len(self._rest)
 
 
 class _Tally:

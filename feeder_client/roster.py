@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from feeder_wire.errors import FeederError, NodeUnreachable
@@ -59,8 +60,16 @@ class Roster:
             log.log(logging.WARNING if len(self.nodes) > 1 else logging.DEBUG, "%s: %s", node.endpoint, error)
         node.connected, node.opened, node.progress, node.error = False, None, "", error
 
-    def hopeless(self, now: float) -> FeederError | None:
-        """The error to raise when no node serves and none can be expected to; None while there is hope."""
+    def hopeless(self, now: float, needed: Collection[int] = ()) -> FeederError | None:
+        """The error to raise when no node serves and none can be expected to; None while there is hope.
+
+        `needed`: nodes that nobody can stand in for, and that serve nothing now.
+        """
+        for node in [self.nodes[number] for number in needed]:
+            if node.error is not None:
+                return node.error
+            if not node.connected and now - node.since > self._connect_timeout:
+                return self._unreachable([node])
         if any(node.connected for node in self.nodes):
             return None
         errors = [node.error for node in self.nodes if node.error is not None]
@@ -68,7 +77,10 @@ class Roster:
             return errors[0]
         if any(node.error is None and now - node.since <= self._connect_timeout for node in self.nodes):
             return None
-        where = ", ".join(node.endpoint for node in self.nodes if node.error is None)
+        return self._unreachable([node for node in self.nodes if node.error is None])
+
+    def _unreachable(self, nodes: list[NodeState]) -> NodeUnreachable:
+        where = ", ".join(node.endpoint for node in nodes)
         return NodeUnreachable(
             f"no server answers at {where} (tried for {self._connect_timeout:g} s): is feeder-server running there, is the port "
             "the one that it printed, does a firewall stand between?"

@@ -6,14 +6,18 @@ a place for every key, a stream gives whatever came next, so that nothing waits 
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
 from feeder_client.order import Key, Order
 from feeder_client.payload import Broken, Payload
-from feeder_client.window import Credits, Request, StreamWindow, Window
+from feeder_client.stream_window import Part, StreamWindow, Ticket
+from feeder_client.window import Credits, Request, Window
 from feeder_wire.errors import SourceError
+
+log = logging.getLogger("feeder.client")
 
 
 class IndexedStock:
@@ -96,6 +100,10 @@ class IndexedStock:
         """See `Window.node_lost`."""
         return self._window.node_lost(node)
 
+    def missing(self) -> list[int]:
+        """Any node makes any batch."""
+        return []
+
     @property
     def level(self) -> tuple[int, int]:
         """(asked for and not there, there and not taken)."""
@@ -109,16 +117,23 @@ class IndexedStock:
 
 
 class StreamStock:
-    """Batches in the order in which they came. A None in the queue is the end of a run, counted by the window, not data."""
+    """Batches of a stream in the order in which they are to be handed out. A None in the queue is the end of a run, not data.
 
-    def __init__(self, credits: Credits) -> None:
-        self._window = StreamWindow(credits)
-        self._queue: deque[Payload | None] = deque()
-        self._waiting = False
+    Args:
+        credits: of this client.
+        ordered: see `StreamWindow`.
+        nodes: how many there are in all.
+    """
+
+    def __init__(self, credits: Credits, ordered: bool = False, nodes: int = 1) -> None:
+        self.window = StreamWindow(credits, ordered, nodes)
+        self.last: tuple[int, Ticket] | None = None  # run and ticket of the batch that was taken last
+        self._came: dict[Ticket, Payload] = {}
+        self._queue: deque[tuple[int, Ticket, Payload] | None] = deque()
         self._empty_runs = 0
 
     def follow(self) -> None:
-        """Nothing to plan: tickets have no order."""
+        """Nothing to plan: a stream comes as it comes."""
 
     def take(self, key: Key) -> Payload | None:
         """The next batch, whatever the key: one run follows the other, as from a generator with ``while True``."""
@@ -137,38 +152,45 @@ class StreamStock:
         return (True, self._pop()) if self._queue else (False, None)
 
     def _pop(self) -> Payload | None:
-        self._waiting = False
-        payload = self._queue.popleft()
-        if payload is not None:
-            self._window.taken()
-        return payload
+        found = self._queue.popleft()
+        if found is None:
+            return None
+        self.window.taken()
+        self.last = found[:2]
+        return found[2]
 
     def need(self, key: Key) -> None:
-        """Somebody waits."""
-        self._waiting = True
+        """Somebody waits: nothing can be asked for that isn't."""
 
     def fill(self, have: Callable[[Key], bool]) -> list[Request]:
         """What to ask now."""
-        return self._window.fill(self._waiting)
+        return self.window.fill()
 
     def cancel_below(self) -> int | None:
         """What a stream has given is never cancelled: it would be lost."""
         return None
 
     def own(self, epoch: int, index: int) -> Key:
-        """A ticket is a ticket."""
+        """The same as the source's."""
         return (epoch, index)
 
     def arrived(self, node: int, epoch: int, index: int, payload: Payload, seconds: float) -> bool:
-        """A batch has come. False: its ticket is not good any more."""
-        wanted = self._window.arrived((epoch, index), node, payload.nbytes, seconds)
-        if wanted:
-            self._queue.append(payload)
-        return wanted
+        """A batch has come. False: nobody wants it (any more)."""
+        if not self.window.arrived(node, epoch, index, payload.nbytes, seconds):
+            return False
+        self._came[node, index] = payload
+        self._hand_on()
+        return True
 
     def ended(self, node: int, epoch: int, index: int) -> None:
-        """A ticket got nothing."""
-        if self._window.ended((epoch, index), node):
+        """There is no such batch."""
+        self.window.ended(node, epoch, index)
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        run = self.window.run
+        self._queue.extend((run, ticket, self._came.pop(ticket)) for ticket in self.window.ready())
+        if self.window.end_run():
             self._queue.append(None)
 
     def describe(self, key: Key) -> str:
@@ -177,25 +199,39 @@ class StreamStock:
 
     def node_opened(self, node: int, workers: int) -> None:
         """See `StreamWindow.node_opened`."""
-        self._window.node_opened(node, workers)
+        if not self.window.node_opened(node, workers):
+            log.warning("a server came back with %d workers; its part of the stream's run begins anew", workers)
+        self._hand_on()
 
     def node_lost(self, node: int) -> int:
         """See `StreamWindow.node_lost`; the run may be over without this node."""
-        again = self._window.node_lost(node)
-        if self._window.end_run():
-            self._queue.append(None)
+        again = self.window.node_lost(node)
+        self._hand_on()
         return again
+
+    def missing(self) -> list[int]:
+        """See `StreamWindow.missing`."""
+        return self.window.missing()
 
     @property
     def level(self) -> tuple[int, int]:
         """(asked for and not there, there and not taken)."""
-        return self._window.owed, self._window.stored
+        return self.window.owed, self.window.stored
+
+    def begin(self, run: int, saved: dict[int, list[Part]]) -> None:
+        """See `StreamWindow.begin`; what has come and was not taken is dropped too."""
+        self.window.begin(run, saved)
+        for found in self._queue:
+            if found is not None:
+                self.window.taken()
+        self.clear()
+        self._hand_on()
 
     def clear(self) -> None:
         """Nobody will take any of it."""
-        for payload in self._queue:
-            if payload is not None:
-                payload.drop()
+        for payload in [*self._came.values(), *(found[2] for found in self._queue if found is not None)]:
+            payload.drop()
+        self._came.clear()
         self._queue.clear()
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from feeder_server.config import DEFAULT_BIND, POLICIES, ServeConfig, SourceEntry, usable_cores
+from feeder_server.config import DEFAULT_BIND, POLICIES, STREAM_ORDERS, ServeConfig, SourceEntry, usable_cores
 from feeder_server.target import apply_args, parse_targets
 from feeder_wire.errors import (
     ConfigError,
@@ -146,6 +146,13 @@ def cli() -> None:
     show_default=True,
     help="What to do if workers make different data for the same batch: let one worker make all, go on all the same, or end.",
 )
+@click.option(
+    "--stream-order",
+    type=click.Choice(STREAM_ORDERS),
+    default="ready",
+    show_default=True,
+    help="How the workers' batches of a generator are mixed: as they are ready, or in turns, the same on every run.",
+)
 @click.option("--single", is_flag=True, help="Each source is run by one worker only: for streams that can't be shared out.")
 @click.option("--gpu", is_flag=True, help="Let workers see accelerators; they are hidden from them otherwise.")
 @click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="BLAS, OpenMP and OpenCV threads per worker.")
@@ -175,6 +182,7 @@ def serve(
     memory: str | None,
     max_retries: int,
     on_divergence: str,
+    stream_order: str,
     single: bool,
     gpu: bool,
     threads: int,
@@ -202,6 +210,7 @@ def serve(
         threads=threads,
         single=single,
         on_divergence=on_divergence,
+        stream_order=stream_order,
         keys=load_pair(keys_dir) if keys_dir else None,
         authorized=load_authorized(authorized_clients) if authorized_clients else frozenset(),
         insecure=insecure,

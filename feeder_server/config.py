@@ -17,6 +17,8 @@ DEFAULT_MEMORY = 1 << 30
 MAX_WORKERS = 4096
 POLICIES = ("single", "parallel", "error")
 """What to do with a source whose copies disagree, see probe.py."""
+STREAM_ORDERS = ("ready", "fixed")
+"""In which order the batches of a stream's workers come: as they are ready, or round robin, the same on every run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class ServeConfig:
     threads: int = 1
     single: bool = False
     on_divergence: str = "single"
+    stream_order: str = "ready"
     keys: KeyPair | None = None
     authorized: frozenset[bytes] = field(default_factory=frozenset)
     insecure: bool = False
@@ -68,6 +71,8 @@ class ServeConfig:
         _within("--threads", self.threads, 1, 4096)
         if self.on_divergence not in POLICIES:
             raise ConfigError(f"--on-divergence {self.on_divergence!r:.80}: one of {', '.join(POLICIES)} is needed")
+        if self.stream_order not in STREAM_ORDERS:
+            raise ConfigError(f"--stream-order {self.stream_order!r:.80}: one of {', '.join(STREAM_ORDERS)} is needed")
         if self.keys is not None and not self.authorized:
             raise ConfigError("--keys without --authorized-clients: name the folder with the public keys of the clients to let in")
         if self.authorized and self.keys is None:

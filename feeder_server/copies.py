@@ -2,7 +2,7 @@
 
     indexed, without state    one copy for everybody
     indexed, with state       per session at most two: the newest epoch asked for, and an older one that a repeated item needed
-    stream                    per session an iterator, begun again for every run
+    stream                    per session an iterator, begun again for every run: see runs.py
 
 The copies are compared at the start (probe.py). What was made for that goes on with the first session, which so begins no later; and
 where it showed that items depend on what was made before, `mode` says what to do about it.
@@ -19,29 +19,21 @@ One thread. Everything that the user's code raises comes out as it is, except wh
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from feeder_server import entropy, seeding
-from feeder_server.failure import user_error
 from feeder_server.maker import Maker as Maker
 from feeder_server.reseeding import Reseeder
+from feeder_server.runs import Runs
+from feeder_server.runs import StreamEnded as StreamEnded
 from feeder_server.source import IndexedSource, StreamSource
 
 log = logging.getLogger("feeder.copies")
 
 PROBE = bytes(16)
 """The session in whose name copies are compared. No client has it: theirs are random."""
-
-
-class StreamEnded(Exception):
-    """A run of a stream has no more batch; `delivered` says how many it gave."""
-
-    def __init__(self, delivered: int) -> None:
-        super().__init__(f"the stream ended after {delivered} batches")
-        self.delivered = delivered
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +62,6 @@ class _Copy:
     warmed: int | None = None  # the epoch in which it has made item 0 before any other
 
 
-@dataclass(slots=True)
-class _Run:
-    source: StreamSource
-    seeds: Reseeder
-    number: int = -1
-    iterator: Iterator[object] | None = None
-    delivered: int = 0
-    failure: BaseException | None = None
-
-
 class Copies:
     """The copies of one source in one worker.
 
@@ -88,27 +70,35 @@ class Copies:
         seed: the server's seed.
         slot: which of the workers of this source this is.
         slots: how many there are.
-        incarnation: tells a worker that was restarted from the one before it, so that a stream goes on with new random numbers and
-            not with those that were used already. A sharded stream doesn't mind it: it is replayed, and has to come out the same.
+        incarnation: see `Runs`.
+        ordered: see `Runs`.
     """
 
-    def __init__(self, make: Callable[[], IndexedSource | StreamSource], *, seed: int, slot: int, slots: int, incarnation: int = 0) -> None:
+    def __init__(
+        self,
+        make: Callable[[], IndexedSource | StreamSource],
+        *,
+        seed: int,
+        slot: int,
+        slots: int,
+        incarnation: int = 0,
+        ordered: bool = False,
+    ) -> None:
         self._make = make
         self._seed = seed
         self._slot = slot
         self._slots = slots
-        self._incarnation = incarnation
         self._pristine: _Copy | StreamSource | None = None
         self._info: SourceInfo | None = None
         self._warm = False
         self._exclusive = False
         self._copies: dict[bytes, list[_Copy]] = {}
-        self._runs: dict[bytes, _Run] = {}
+        self._runs = Runs(self._own_stream, seed=seed, slot=slot, slots=slots, incarnation=incarnation, ordered=ordered)
 
     def __repr__(self) -> str:
         epochs = {session.hex(): [copy.epoch for copy in copies] for session, copies in self._copies.items()}
-        runs = {session.hex(): run.number for session, run in self._runs.items()}
-        return f"<Copies slot {self._slot} of {self._slots}, {'warm' if self._pristine else 'cold'}, {epochs or runs or 'no session'}>"
+        state = epochs or (self._runs if len(self._runs) else "no session")
+        return f"<Copies slot {self._slot} of {self._slots}, {'warm' if self._pristine else 'cold'}, {state}>"
 
     def warm(self) -> None:
         """Build a copy for the next session, if there is none. For idle time."""
@@ -178,45 +168,10 @@ class Copies:
             return self.info().num_batches
         return self._at(session, epoch).source.num_batches
 
-    def next(self, session: bytes, run: int) -> object:
-        """Make the next batch of a run of a stream.
-
-        A run that wasn't finished is given up when a later one is asked for. After an error the same iterator is asked again, since
-        some go on (a `map` over files); a generator can't, and repeats its error until the next run, so that a pass that broke
-        is never taken for one that ended.
-
-        Raises:
-            StreamEnded: the run has no more batch; also whenever it is asked again.
-            ValueError: the run has been left behind.
-        """
-        state = self._runs.get(session)
-        if state is None:
-            source = self._own_stream()
-            state = self._runs[session] = _Run(source, Reseeder(source))
-        if run < state.number:
-            raise ValueError(f"run {run} was asked for, and the stream is in run {state.number}")
-        if run > state.number:
-            self._begin(state, run)
-        if state.iterator is None:
-            if state.failure is not None:
-                raise state.failure.with_traceback(None)
-            raise StreamEnded(state.delivered)
-        value = self._stream_seed(state, state.delivered)
-        if state.delivered:
-            state.seeds.set(value)
-            return self._draw(state, state.iterator)
-        # What comes before the first batch of a generator function builds the run: files are shuffled there.
-        with state.seeds.set_all(value):
-            batch = self._draw(state, state.iterator)
-        state.seeds = Reseeder(state.source, run=state.iterator)
-        return batch
-
     def drop(self, session: bytes) -> None:
         """Forget a session and its copies; they have been used, and aren't used again."""
         self._copies.pop(session, None)
-        state = self._runs.pop(session, None)
-        if state is not None:
-            self._end(state)
+        self._runs.drop(session)
 
     def _build(self) -> _Copy | StreamSource:
         value = seeding.build_seed(self._seed)
@@ -286,6 +241,10 @@ class Copies:
 
     # -- streams ---------------------------------------------------------------------------------------------------------------
 
+    def next(self, session: bytes, run: int, place: int | None = None) -> object:
+        """Make a batch of a run of a stream. See `Runs.next`."""
+        return self._runs.next(session, run, place)
+
     def _own_stream(self) -> StreamSource:
         if self.info().kind != "stream":
             raise TypeError("an indexed source is asked for items by number")
@@ -296,46 +255,3 @@ class Copies:
         if not isinstance(source, StreamSource):
             raise TypeError("the source stopped being a stream")
         return source
-
-    def _begin(self, state: _Run, run: int) -> None:
-        self._end(state)
-        if state.number >= 0 and not state.source.restartable:
-            state.source = self._own_stream()
-            state.seeds = Reseeder(state.source)
-        state.number, state.delivered, state.failure = run, 0, None
-        try:
-            with state.seeds.set_all(self._stream_seed(state, -1)):
-                state.iterator = state.source.start((self._slot, self._slots), run)
-            state.seeds = Reseeder(state.source, run=state.iterator)
-        except BaseException:
-            state.number -= 1  # so that the next try begins the run again
-            raise
-
-    def _stream_seed(self, state: _Run, count: int) -> int:
-        # Shards fit together only if all slots shuffle their file lists alike, and they do that before the first batch.
-        if state.source.sharded:
-            return seeding.stream_seed(self._seed, state.number, count, None if count <= 0 else self._slot)
-        return seeding.stream_seed(self._seed, state.number, count, self._slot, self._incarnation)
-
-    def _draw(self, state: _Run, iterator: Iterator[object]) -> object:
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            state.iterator = None
-            raise StreamEnded(state.delivered) from None
-        except BaseException as exc:
-            if inspect.isgenerator(iterator):
-                state.iterator = None
-                state.failure = user_error(exc, f"after {state.delivered} batches; a generator can't go on after an error")
-            raise
-        state.delivered += 1
-        return batch
-
-    def _end(self, state: _Run) -> None:
-        close = getattr(state.iterator, "close", None)
-        state.iterator = None
-        if callable(close):
-            try:
-                close()
-            except Exception as exc:
-                log.warning("closing a stream that was given up failed: %s", exc)

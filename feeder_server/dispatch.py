@@ -44,6 +44,7 @@ class Dispatch(Comparing):
         seed: told to clients.
         on_divergence: see `Probe`.
         probing: whether the copies of a source are compared.
+        ordered: whether clients are to take a stream's batches in the order of their numbers.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Dispatch(Comparing):
         seed: int = 0,
         on_divergence: str = "single",
         probing: bool = True,
+        ordered: bool = False,
     ) -> None:
         self.sources = sources
         self.slots = [Slot() for _ in range(slots)]
@@ -67,6 +69,7 @@ class Dispatch(Comparing):
         self._memory = memory_bytes
         self._max_retries = max_retries
         self._seed = seed
+        self._ordered = ordered
         self._next_task = 0
         self._jobs = 0
         self._under_way = 0  # bytes that the tasks under way are expected to make
@@ -102,10 +105,7 @@ class Dispatch(Comparing):
             if message.epoch < session.run:
                 return [Send(client, m.Ended(session.id, message.epoch, i)) for i in message.indices]
             if message.epoch > session.run:
-                out += self._end_tickets(session)
-                session.run = message.epoch
-                session.over.clear()
-                session.drawn.clear()
+                out += self._say_ended(session, session.begin_run(message.epoch))
         if message.epoch > 0:
             out += self._settled(self.trials.forget(session.source))
         for index in message.indices:
@@ -117,7 +117,7 @@ class Dispatch(Comparing):
                 elif key not in session.making:
                     session.queue.append(key)
         self._enqueue(session)
-        return out + self._end_if_over(session)
+        return out + self._say_ended(session, session.past_the_end(self.sources[session.source]))
 
     def cancel(self, client: bytes, message: m.Cancel) -> list[Action]:
         """Forget what is queued or under way for epochs below the one named."""
@@ -186,8 +186,6 @@ class Dispatch(Comparing):
         if job is None or session is None:
             return [Tell(slot, w.Free((block,)))] if block else []  # cancelled, or its session is gone
         self._learn(session.source, message)
-        if self.sources[session.source].kind == "stream" and job.key[0] == session.run:
-            session.drawn[slot] = session.drawn.get(slot, 0) + 1
         if block:
             self.ledger.lend(block, size_of(message), SENDER)
         return self._deliver(session, job.key, message)
@@ -199,7 +197,7 @@ class Dispatch(Comparing):
 
     def _deliver(self, session: Session, key: Key, message: w.Made | w.MadeBlock) -> list[Action]:
         """Send a batch to the client; a block of it is in the ledger already."""
-        self._answered(session, key)
+        session.answered(key)
         self.made_batches += 1
         epoch, index = key
         if isinstance(message, w.Made):
@@ -223,18 +221,22 @@ class Dispatch(Comparing):
         session = self._waits_for(job)
         if job is None or session is None:
             return []
-        self._answered(session, job.key)
+        session.answered(job.key)
         return [Send(session.client, m.Failed(session.id, *job.key, error))]
 
     def ended(self, slot: int, task: int) -> list[Action]:
-        """This worker's part of a stream's run is over; the ticket goes to another one."""
+        """This worker's part of a stream's run has no batch at that place, nor at a later one."""
         job = self._finish(slot, task)
         session = self._waits_for(job)
         if job is None or session is None:
             return []
+        source = self.sources[session.source]
+        if source.kind != "stream":  # its session was dropped, and opened again meanwhile
+            return self._requeue(session, job.key)
         if job.key[0] == session.run:
-            session.over.add(slot)
-        return self._requeue(session, job.key) + self._end_if_over(session)
+            session.end_part(source, job.key[1])
+        session.answered(job.key)
+        return self._say_ended(session, [job.key, *session.past_the_end(source)])
 
     def worker_lost(self, slot: int, why: str, at: int | None = None) -> list[Action]:
         """A worker died. What it held is made by others; the task it was `at` is counted against that batch.
@@ -244,7 +246,7 @@ class Dispatch(Comparing):
         place = self.slots[slot]
         guilty = next(iter(place.jobs), None) if at is None else at
         jobs, generation = [(task, self._finish(slot, task)) for task in list(place.jobs)], place.generation
-        self.slots[slot] = Slot(skip=self._to_skip(slot))
+        self.slots[slot] = Slot()
         self.ledger.gone(slot)
         out = self._trier_lost(slot, [job for _, job in jobs if job is not None and job.session.id == PROBE])
         # The others were waiting, or finished and not yet reported, and are not to blame.
@@ -256,7 +258,7 @@ class Dispatch(Comparing):
                 session.tries[job.key] = session.tries.get(job.key, 0) + 1
             tries = session.tries.get(job.key, 0)
             if tries > self._max_retries:
-                self._answered(session, job.key)
+                session.answered(job.key)
                 text = f"the worker that made it died {tries} times; the last time: {why:.{MAX_WHY}}"
                 error = RemoteError("WorkerCrashed", "WorkerCrashed", (), text, "", f"worker {slot}")
                 out.append(Send(session.client, m.Failed(session.id, *job.key, error)))
@@ -266,14 +268,6 @@ class Dispatch(Comparing):
         if generation >= 0:
             out.append(Bury(slot, generation, tuple(self.ledger.names_of(slot, generation))))
         return out
-
-    def _to_skip(self, slot: int) -> dict[tuple[bytes, int], int]:
-        # A sharded stream is replayed up to where it was; of any other stream a fresh copy goes on under a fresh seed.
-        return {
-            (s.id, s.run): s.drawn[slot]
-            for s in self.sessions.values()
-            if self.sources[s.source].sharded and s.drawn.get(slot) and slot not in s.over
-        }
 
     # -------------------------------------------------------------------------------------------------------------- assign
 
@@ -286,32 +280,44 @@ class Dispatch(Comparing):
             if session is None or not session.queue:
                 self._turn.popleft()
                 continue
-            key = self.trials.next_key(session)
-            slot = self._pick(session) if key is not None else None
-            if slot is None or key is None:
+            found = self._next_stream(session) if self.sources[session.source].kind == "stream" else self._next_item(session)
+            if found is None:
                 stuck += 1
             else:
                 stuck = 0
+                slot, key = found
                 session.queue.remove(key)
                 out.append(self._give(session, slot, key))
             self._turn.rotate(-1)
         return out
 
-    def _pick(self, session: Session) -> int | None:
+    def _next_item(self, session: Session) -> tuple[int, Key] | None:
+        """Any worker makes any item: the one with the least to do."""
         source = self.sources[session.source]
-        if not self._has_room(source):
+        key = self.trials.next_key(session)
+        if key is None or not self._has_room(source):
             return None
         best, load = None, self.depth(source)
         for number in source.slots:
-            slot = self.slots[number]
-            if (
-                session.source in slot.serves
-                and slot.ready
-                and len(slot.jobs) < load
-                and not (source.kind == "stream" and number in session.over)
-            ):
-                best, load = number, len(slot.jobs)
-        return best
+            if self._takes(number, session.source) and len(self.slots[number].jobs) < load:
+                best, load = number, len(self.slots[number].jobs)
+        return None if best is None else (best, key)
+
+    def _next_stream(self, session: Session) -> tuple[int, Key] | None:
+        """What a batch of a stream is called says which worker makes it: the first one that is wanted of a worker with room."""
+        source = self.sources[session.source]
+        if not self._has_room(source):
+            return None
+        depth = self.depth(source)
+        free = {n for n in source.slots if self._takes(n, session.source) and len(self.slots[n].jobs) < depth}
+        for key in session.queue if free else ():
+            slot, _ = source.part_of(key[1])
+            if slot in free:
+                return slot, key
+        return None
+
+    def _takes(self, number: int, source: int) -> bool:
+        return self.slots[number].ready and source in self.slots[number].serves
 
     def _has_room(self, source: Source) -> bool:
         # One task is always allowed: a batch larger than the cap is served alone.
@@ -327,8 +333,7 @@ class Dispatch(Comparing):
             self.trials.claim(session.source, key)
         self._jobs += 1
         self._under_way += source.nbytes
-        skip = slot.skip.pop((session.id, key[0]), 0)
-        return Assign(number, w.Task(self._next_task, session.source, session.id, *key, skip, look))
+        return Assign(number, w.Task(self._next_task, session.source, session.id, *key, look))
 
     def depth(self, source: Source) -> int:
         """How many tasks of this source a worker may hold."""
@@ -343,7 +348,8 @@ class Dispatch(Comparing):
         if session.opened or not source.kind:
             return []
         session.opened = True
-        opened = m.Opened(session.id, source.kind, source.num_batches, len(source.slots), self._seed, remarks(source), source.code)
+        about = (source.kind, source.num_batches, len(source.slots), self._seed, remarks(source), source.code)
+        opened = m.Opened(session.id, *about, self._ordered and source.kind == "stream")
         return [Send(session.client, opened), Send(session.client, self.trials.verdict(session))]
 
     def _enqueue(self, session: Session) -> None:
@@ -364,34 +370,18 @@ class Dispatch(Comparing):
             return None
         return job.session
 
-    def _answered(self, session: Session, key: Key) -> None:
-        session.wanted.discard(key)
-        session.tries.pop(key, None)
-
     def _requeue(self, session: Session, key: Key) -> list[Action]:
         """Somebody else must make it; of a stream's run that was left behind nobody can."""
         if self.sources[session.source].kind == "stream" and key[0] != session.run:
-            self._answered(session, key)
-            return [Send(session.client, m.Ended(session.id, *key))]
+            session.answered(key)
+            return self._say_ended(session, [key])
         session.queue.appendleft(key)
         self._enqueue(session)
         return []
 
-    def _end_if_over(self, session: Session) -> list[Action]:
-        source = self.sources[session.source]
-        if source.kind != "stream" or not session.over >= source.slots:
-            return []
-        return self._end_tickets(session)
-
-    def _end_tickets(self, session: Session) -> list[Action]:
-        out: list[Action] = [Send(session.client, m.Ended(session.id, *key)) for key in session.queue]
-        for key in session.queue:
-            self._answered(session, key)
-        session.queue.clear()
-        return out
+    def _say_ended(self, session: Session, keys: list[Key]) -> list[Action]:
+        return [Send(session.client, m.Ended(session.id, *key)) for key in keys]
 
     def _close(self, session: Session) -> list[Action]:
         del self.sessions[session.id]
-        for slot in self.slots:
-            slot.skip = {key: count for key, count in slot.skip.items() if key[0] != session.id}
         return [Tell(i, w.Drop(session.id)) for i in sorted(self.sources[session.source].slots) if self.slots[i].generation >= 0]

@@ -83,6 +83,7 @@ class Node:
             config.max_retries,
             config.seed,
             config.on_divergence,
+            ordered=config.stream_order == "fixed",
         )
 
     # --------------------------------------------------------------------------------------------------- open, run, close
@@ -245,6 +246,7 @@ class Node:
             "slot": slot,
             "generation": generation,
             "seed": self._config.seed,
+            "ordered": self._config.stream_order == "fixed",
             "directories": self._folders.paths,
             "budget_bytes": max(1, self._config.memory // self._config.workers),
             "sources": entries,

@@ -213,8 +213,9 @@ class Probe:
 
     def _compare(self, slot: int, ours: Leaves, theirs: Leaves) -> list[Step]:
         found = compare(ours, theirs)
-        if not found.equal and not self.warm and self._length != 1:
-            # Also where they are alike: what is equal may be noise from the same seed, and what differs the samples.
+        if not found.equal and not self.warm and self._length != 1 and not (self.outcome and found.alike):
+            # Also where they are alike, until it is known better: what is equal may be noise from the same seed, and what differs the
+            # samples.
             self.warm = True
             self._plain = found.differing if found.alike else None
             self._waiting.clear()
@@ -239,19 +240,24 @@ class Probe:
         if self._policy == SINGLE:
             self.warm = False
             self._conclude(SINGLE, f"{why}. So one worker makes all of it, one after the other. {cure}", costs=True)
-            return [Reject(slot) for slot in self._present if slot != self.owner]
+            return [Warm(slot, False) if slot == self.owner else Reject(slot) for slot in self._present]
         served = "With --on-divergence parallel all workers serve it: samples come twice or never"
         text = f"{why}. {served if self._policy == PARALLEL else 'With --on-divergence error that ends the server'}. {cure}"
         self._conclude(DIVERGENT, text, costs=True)
         self._off = self._policy == PARALLEL
-        return [step for slot in self._present for step in self._admit(slot)] if self._off else []
+        return self._admit_all() if self._off else []
 
     def _give_up(self, why: str) -> list[Step]:
         self._off = True
         self.leaves = self.leaves or ()
         self._waiting.clear()
         self._conclude(UNVERIFIED, f"whether the copies of source {self._name!r} agree is not known: {why}")
-        return [step for slot in self._present for step in self._admit(slot)]
+        return self._admit_all()
+
+    def _admit_all(self) -> list[Step]:
+        # The owner has made item 0 first so far, and all have to do the same from now on.
+        alike: list[Step] = [Warm(slot, self.warm) for slot in self._present if slot == self.owner and len(self._slots) > 1]
+        return alike + [step for slot in self._present for step in self._admit(slot)]
 
     def _admit(self, slot: int) -> list[Step]:
         if slot in self._admitted:

@@ -22,6 +22,8 @@ from feeder_wire.errors import ConfigError
 
 Shard: TypeAlias = tuple[int, int]
 
+START = "start_batch"
+"""Parameter of a stream's factory that says how many batches of its shard to leave out; it needs a default, which should be 0."""
 _LARGEST = 2**63 - 1
 _KERAS = frozenset({"keras", "tf_keras", "tensorflow"})
 _USE = "a source is a Sequence (or other object with __getitem__ and __len__), a list of batches, or a generator function"
@@ -82,14 +84,16 @@ class StreamSource:
         restartable: whether `start` may be called again. If not, another run needs a newly built source.
         independent: whether runs may go on side by side without noticing each other, so that sessions can share this source.
         sharded: whether the code takes a shard, and so gives each worker its part of the data.
+        skips: whether the code takes ``start_batch``, and so can begin in the middle of a run.
     """
 
-    begin: Callable[[Shard | None], Iterator[object]]
+    begin: Callable[[Shard | None, int], Iterator[object]]
     subject: object = None
     label: str = ""
     restartable: bool = True
     independent: bool = True
     sharded: bool = False
+    skips: bool = False
 
     @property
     def roots(self) -> dict[str, object]:
@@ -110,12 +114,15 @@ class StreamSource:
         except (TypeError, NotImplementedError):  # how a tf.data.Dataset or a DataLoader says that it doesn't know
             return None
 
-    def start(self, shard: Shard | None, run: int = 0) -> Iterator[object]:
-        """Begin a run. The iterator may give the same array again with new contents: use a batch before asking for the next."""
+    def start(self, shard: Shard | None, run: int = 0, start_batch: int = 0) -> Iterator[object]:
+        """Begin a run. The iterator may give the same array again with new contents: use a batch before asking for the next.
+
+        `start_batch`: how many batches of the shard to leave out; 0 for a source that doesn't take it (`skips`).
+        """
         set_epoch = _hook(self.subject, "set_epoch")
         if set_epoch:
             set_epoch(run)
-        return self.begin(shard)
+        return self.begin(shard, start_batch)
 
 
 def build(factory: object, args: dict[str, Any], *, shard: Shard | None, label: str = "") -> IndexedSource | StreamSource:
@@ -156,16 +163,16 @@ def _call_factory(factory: Any, args: dict[str, Any], shard: Shard | None, label
     kwargs, sharded = _arguments(factory, args, shard, label)
     if not is_class and any(test(factory) or test(call) for test in (inspect.iscoroutinefunction, inspect.isasyncgenfunction)):
         raise plain_error(f"{label} is an async function; {_USE}", TypeError)
-    again = functools.partial(_run, factory, args, label)
+    again, skips = functools.partial(_run, factory, args, label), _takes(factory, START, args)
     if not is_class and (inspect.isgeneratorfunction(factory) or inspect.isgeneratorfunction(call)):
-        return StreamSource(again, label=label, sharded=sharded)
+        return StreamSource(again, label=label, sharded=sharded, skips=skips)
     result = _called(factory, kwargs, label)
     if sharded and _is_indexed(result):
         kwargs, sharded = _arguments(factory, args, None, label)
         result = _called(factory, kwargs, label)
     if not is_class and _is_own_iterator(result):
         # `result` is dropped unused: every run is begun alike, by calling the function, and the first is no exception.
-        return StreamSource(again, label=label, sharded=sharded)
+        return StreamSource(again, label=label, sharded=sharded, skips=skips)
     if is_factory(result):
         if called:
             raise plain_error(f"{label}() gave a function that gave a function; {_USE}", TypeError)
@@ -182,11 +189,11 @@ def _take_object(subject: Any, label: str, *, made: bool, sharded: bool = False)
     if _is_indexed(subject):
         source = IndexedSource(subject, label)
     elif _is_own_iterator(subject):
-        source = StreamSource(lambda _: iter(subject), subject=subject, label=label, restartable=False, independent=False, sharded=sharded)
+        source = StreamSource(lambda *_: iter(subject), subject=subject, label=label, restartable=False, independent=False, sharded=sharded)
     elif hasattr(type(subject), "__iter__") or hasattr(type(subject), "__getitem__"):
         # A tf.data.Dataset gives NumPy arrays this way, and tensors otherwise.
         begin = getattr(subject, "as_numpy_iterator", None) or functools.partial(iter, subject)
-        source = StreamSource(lambda _: begin(), subject=subject, label=label, independent=not made, sharded=sharded)
+        source = StreamSource(lambda *_: begin(), subject=subject, label=label, independent=not made, sharded=sharded)
     else:
         raise plain_error(f"{what} {_a(subject)}; {_USE}", TypeError)
     try:
@@ -196,9 +203,18 @@ def _take_object(subject: Any, label: str, *, made: bool, sharded: bool = False)
     return source
 
 
-def _run(factory: Any, args: dict[str, Any], label: str, shard: Shard | None) -> Iterator[object]:
+def _run(factory: Any, args: dict[str, Any], label: str, shard: Shard | None, start_batch: int = 0) -> Iterator[object]:
     kwargs, _ = _arguments(factory, args, shard, label)
-    return iter(factory(**kwargs))
+    return iter(factory(**kwargs, **({START: start_batch} if start_batch else {})))
+
+
+def _takes(factory: Any, name: str, args: dict[str, Any]) -> bool:
+    """Whether a factory has a parameter of that name with a default, which the user has given no value."""
+    try:
+        parameter = inspect.signature(factory).parameters.get(name)
+    except (ValueError, TypeError):
+        return False
+    return parameter is not None and parameter.default is not inspect.Parameter.empty and name not in args
 
 
 def _called(factory: Any, kwargs: dict[str, Any], label: str) -> Any:

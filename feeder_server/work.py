@@ -84,6 +84,15 @@ class Source:
     exclusive: bool = False
     sample: Sample | None = None
 
+    parts: tuple[int, ...] = field(init=False)  # streams: the slots, in the order in which they take turns
+
+    def __post_init__(self) -> None:
+        self.parts = tuple(sorted(self.slots))
+
+    def part_of(self, index: int) -> tuple[int, int]:
+        """(slot, place) of a stream's batch `index`: its workers take turns, and `place` counts what one of them makes."""
+        return self.parts[index % len(self.parts)], index // len(self.parts)
+
 
 @dataclass(slots=True)
 class Session:
@@ -99,8 +108,39 @@ class Session:
     opened: bool = False
     tries: dict[Key, int] = field(default_factory=dict)
     run: int = 0  # streams: the run under way
-    over: set[int] = field(default_factory=set)  # streams: slots whose part of this run has ended
-    drawn: dict[int, int] = field(default_factory=dict)  # streams: batches of this run that each slot has delivered
+    over: dict[int, int] = field(default_factory=dict)  # streams: slots whose part of this run has ended, and at which place
+
+    def answered(self, key: Key) -> None:
+        """The client has got its answer, or is getting it."""
+        self.wanted.discard(key)
+        self.tries.pop(key, None)
+
+    def begin_run(self, run: int) -> list[Key]:
+        """Leave a stream's run for a later one; returns what is still queued of it, and has to be answered."""
+        gone = list(self.queue)
+        self.queue.clear()
+        self.run = run
+        self.over.clear()
+        for key in gone:
+            self.answered(key)
+        return gone
+
+    def end_part(self, source: Source, index: int) -> None:
+        """A worker has nothing at the place of batch `index` of this run."""
+        slot, place = source.part_of(index)
+        self.over[slot] = min(place, self.over.get(slot, place))
+
+    def past_the_end(self, source: Source) -> list[Key]:
+        """Take out of the queue, and return, what lies behind the end of a part: it has to be answered."""
+        gone = []
+        for key in self.queue if self.over else ():
+            slot, place = source.part_of(key[1])
+            if key[0] == self.run and place >= self.over.get(slot, place + 1):
+                gone.append(key)
+        for key in gone:
+            self.queue.remove(key)
+            self.answered(key)
+        return gone
 
 
 @dataclass(slots=True)
@@ -119,7 +159,6 @@ class Slot:
     generation: int = -1
     loaded: set[int] = field(default_factory=set)
     jobs: dict[int, Job] = field(default_factory=dict)  # in the order in which they were given
-    skip: dict[tuple[bytes, int], int] = field(default_factory=dict)  # streams: what a replacement must skip in (session, run)
     ready: bool = False
     serves: set[int] = field(default_factory=set)  # sources that it may make batches of
 

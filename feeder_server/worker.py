@@ -101,7 +101,8 @@ class Worker:
                 return build(parcel.unpack(packed), {}, shard=(nth, slots), label=entry["name"])
         else:
             make = Maker(Target.from_json(entry["target"]), seed=seed, shard=(nth, slots))
-        copies = Copies(make, seed=seed, slot=nth, slots=slots, incarnation=int(self._setup["generation"]))
+        incarnation, ordered = int(self._setup["generation"]), bool(self._setup["ordered"])
+        copies = Copies(make, seed=seed, slot=nth, slots=slots, incarnation=incarnation, ordered=ordered)
         copies.mode(warm=entry["warm"], exclusive=entry["exclusive"], rebuild=False)
         copies.warm()
         return copies
@@ -162,9 +163,7 @@ class Worker:
         before = attributes(copies.subject(task.copy)) if look else {}
         try:
             if copies.info().kind == "stream":
-                for _ in range(task.skip):
-                    copies.next(task.copy, task.epoch)
-                batch = copies.next(task.copy, task.epoch)
+                batch = copies.next(task.copy, task.epoch, task.index // len(self._setup["sources"][task.source]["slots"]))
             else:
                 batch = copies.item(task.copy, task.epoch, task.index)
             encoded = codec.encode(batch)

@@ -1,16 +1,14 @@
-"""The messages that clients, nodes and workers exchange: data that can't be built invalid.
+"""The messages that clients and nodes exchange: data that can't be built invalid. Those of workers are in worker_messages.py.
 
     client ── Hello, Open, Ask, Cancel, Release, Close, Ping, Leave ─────────────────────────────────▶ node
     client ◀─ Welcome, Refuse, Opened, Inline, Lent, Part, Failed, Ended, Unknown, Progress, Retired, Pong, Goodbye ── node
-
-    node ──── Task, Free, Drop, Stop ────────────────────────────────────▶ worker
-    node ◀─── Joined, Loaded, LoadFailed, Made, MadeBlock, TaskFailed, TaskEnded, Dropped ── worker
 
 Every field is checked when a message is made, by the sender as well as by the receiver (`ProtocolError`), so code behind
 this file never checks again. The checks are in fields.py. docs/protocol.md describes the same in prose; frames.py puts messages into bytes.
 
 Names: a *session* is one client reading one source, 16 random bytes chosen by the client. A *key* is (epoch, index): for an
-indexed source the epoch and the number of the batch; for a stream the run (one run ends when the stream has ended) and a ticket.
+indexed source the epoch and the number of the batch; for a stream the run (one run ends when the stream has ended) and, where `workers`
+workers serve it, batch ``index // workers`` of the part that worker ``index % workers`` has of it.
 Sizes are bytes, durations seconds.
 """
 
@@ -29,7 +27,7 @@ from feeder_wire.fields import MAX_ITEMS as MAX_ITEMS
 from feeder_wire.fields import MAX_TEXT as MAX_TEXT
 from feeder_wire.leaves import Leaf
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 """Goes up with every change that an older peer would misread."""
 
 INLINE_BYTES = 32 * 1024
@@ -194,6 +192,7 @@ class Opened:
     seed: int
     notes: tuple[str, ...]  # what the user should know about this source, in words
     code: bytes = b""  # digest of the user's modules; empty where the node knows none
+    ordered: bool = False  # streams: take the batches in the order of their numbers, not as they come
 
     def __post_init__(self) -> None:
         fields.session(self, self.session)
@@ -202,6 +201,7 @@ class Opened:
         fields.whole(self, self.workers, 1 << 20)
         fields.whole(self, self.seed, (1 << 64) - 1)
         fields.blob(self, self.code, 64)
+        fields.flag(self, self.ordered)
         object.__setattr__(self, "notes", fields.texts(self, self.notes, 100))
 
 
@@ -294,7 +294,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Streams: this ticket gets nothing, for the run is over on this node; all its batches were sent before."""
+    """Streams: there is no such batch, for its worker's part of the run is shorter, or the run is over."""
 
     CODE: ClassVar[int] = 27
     session: bytes

@@ -18,10 +18,7 @@ from feeder_wire.messages import INLINE_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Make one batch. `copy` is the session whose copy of the source makes it; `skip`: see `copies.Copies.next`.
-
-    `look`: send a `Looked` ahead of the batch.
-    """
+    """Make one batch. `copy` is the session whose copy of the source makes it; `look`: send a `Looked` ahead of the batch."""
 
     CODE: ClassVar[int] = 60
     task: int
@@ -29,13 +26,12 @@ class Task:
     copy: bytes
     epoch: int
     index: int
-    skip: int = 0
     look: bool = False
 
     def __post_init__(self) -> None:
         fields.session(self, self.copy)
         fields.flag(self, self.look)
-        for value in (self.task, self.source, self.epoch, self.index, self.skip):
+        for value in (self.task, self.source, self.epoch, self.index):
             fields.whole(self, value)
 
 

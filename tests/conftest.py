@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Generator, Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests import leaks
 from tests.backends import may_be_missing
@@ -14,6 +15,10 @@ from tests.backends import may_be_missing
 GRACE_SECONDS = 5.0  # for what is just ending; paid only by a test that leaves something behind
 
 passed = pytest.StashKey[bool]()
+
+# How long an example takes is the machine's affair: each test has a time limit of its own.
+settings.register_profile("feeder", deadline=None)
+settings.load_profile("feeder")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -525,7 +525,7 @@ class TestNodes:
 
 class TestStreams:
     def test_with_steps_runs_follow_each_other(self) -> None:
-        core, server = make(-1, "stream", steps=4)
+        core, server = make(-1, "stream", steps=4, workers=1)
         run_length = 3
 
         def answer(server: Server, node: int, epoch: int, index: int) -> None:
@@ -543,7 +543,7 @@ class TestStreams:
         assert got == [(run, i) for run in range(4) for i in range(3)]
 
     def test_without_steps_a_pass_is_a_run(self) -> None:
-        core, server = make(-1, "stream")
+        core, server = make(-1, "stream", workers=1)
         lengths = [3, 0, 2]
 
         def answer(server: Server, node: int, epoch: int, index: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import random
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from feeder_client.order import Order
-from feeder_client.window import AHEAD_SECONDS, MAX_DEPTH, Credits, Key, Node, Request, StreamWindow, Window, gather
+from feeder_client.window import AHEAD_SECONDS, MAX_DEPTH, Credits, Key, Node, Request, Window, gather
 
 SETTINGS = settings(deadline=None, database=None, max_examples=300, stateful_step_count=50)
 MANY = 1 << 40
@@ -417,155 +416,3 @@ def test_every_worker_is_kept_busy() -> None:
         window.taken(key)
         pending += [k for _, k in keys_of(window.fill(0))]
     assert idle == 0
-
-
-# ------------------------------------------------------------------------------------------------------------- streams
-
-
-class StreamMachine(RuleBasedStateMachine):
-    """Nodes with finite streams of known lengths; each run must give each node's batches exactly, and no two runs may mix."""
-
-    @initialize(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=3), prefetch=st.none() | st.integers(1, 5))
-    def begin(self, lengths: list[int], prefetch: int | None) -> None:
-        self.window = StreamWindow(Credits(MANY, prefetch))
-        self.lengths = lengths
-        self.tickets: dict[int, list[Key]] = {}
-        self.left: dict[int, int] = {}
-        self.stored = 0
-        self.runs = 0
-        self.got: dict[int, int] = {}
-        for node, length in enumerate(lengths):
-            self.join(node)
-            self.left[node] = length
-
-    def join(self, node: int) -> None:
-        self.window.node_opened(node, 1)
-        self.tickets[node], self.left[node], self.got[node] = [], self.lengths[node], 0
-
-    def over(self) -> None:
-        self.runs += 1
-        assert not any(self.tickets.values()), "the next run began before all tickets of this one were answered"
-        assert self.window.run == self.runs
-        for node in self.tickets:
-            assert self.got[node] == self.lengths[node], "a batch of this run is missing"
-            self.left[node], self.got[node] = self.lengths[node], 0
-
-    @rule(wait=st.booleans())
-    def fill(self, wait: bool) -> None:
-        asked = keys_of(self.window.fill(wait))
-        for node, key in asked:
-            assert key[0] == self.window.run
-            assert key not in [k for keys in self.tickets.values() for k in keys], "one ticket sold twice"
-            self.tickets[node].append(key)
-        total = sum(map(len, self.tickets.values()))
-        if asked:
-            assert total + self.stored <= self.window.credits.limit()
-        if wait and self.tickets:
-            assert total or self.stored, "nothing under way, and the trainer waits"
-
-    @precondition(lambda self: any(self.tickets.values()))
-    @rule(data=st.data())
-    def answer(self, data: st.DataObject) -> None:
-        node = data.draw(st.sampled_from([n for n, keys in self.tickets.items() if keys]))
-        key = self.tickets[node].pop(data.draw(st.integers(0, len(self.tickets[node]) - 1)))
-        if self.left[node]:
-            self.left[node] -= 1
-            self.got[node] += 1
-            assert self.window.arrived(key, node, 10, 0.01)
-            assert self.window.arrived(key, node, 10, 0.01) is False
-            self.stored += 1
-        elif self.window.ended(key, node):
-            self.over()
-        assert self.window.ended(key, node) is False
-
-    @precondition(lambda self: self.stored)
-    @rule()
-    def take(self) -> None:
-        self.window.taken()
-        self.stored -= 1
-
-    @precondition(lambda self: len(self.tickets) > 0)
-    @rule(data=st.data(), back=st.booleans())
-    def lose(self, data: st.DataObject, back: bool) -> None:
-        node = data.draw(st.sampled_from(sorted(self.tickets)))
-        owed = self.tickets.pop(node)
-        assert self.window.node_lost(node) == len(owed)
-        for key in owed:
-            assert self.window.arrived(key, node, 10, 0.01) is False
-        if self.window.end_run():
-            self.over()
-        if back:
-            self.join(node)
-
-    @invariant()
-    def the_books_agree(self) -> None:
-        if hasattr(self, "window"):
-            assert self.window.owed == sum(map(len, self.tickets.values()))
-            assert self.window.stored == self.stored
-
-    def teardown(self) -> None:
-        """As long as a node answers, runs end."""
-        if not hasattr(self, "window"):
-            return
-        if not self.tickets:
-            self.join(0)
-        target = self.runs + 2
-        rng = random.Random(0)
-        for _ in range(2000):
-            if self.runs >= target:
-                return
-            self.fill(wait=True)
-            while self.stored:
-                self.take()
-            for node in list(self.tickets):
-                while self.tickets[node]:
-                    key = self.tickets[node].pop(rng.randrange(len(self.tickets[node])))
-                    if self.left[node]:
-                        self.left[node] -= 1
-                        self.got[node] += 1
-                        assert self.window.arrived(key, node, 10, 0.01)
-                        self.stored += 1
-                    elif self.window.ended(key, node):
-                        self.over()
-                        break
-        pytest.fail("the run does not end")
-
-
-def test_streams_in_any_interleaving() -> None:
-    run_state_machine_as_test(StreamMachine, settings=SETTINGS)
-
-
-def test_a_stream_whose_only_other_node_is_lost_ends_without_it() -> None:
-    window = StreamWindow(Credits(MANY, prefetch=2))
-    window.node_opened(0, 1)
-    window.node_opened(1, 1)
-    tickets = dict((node, key) for node, key in keys_of(window.fill()))
-    assert not window.ended(tickets[0], 0)
-    assert window.node_lost(1) == 1
-    assert window.end_run()
-    assert window.run == 1
-    assert not window.end_run(), "nothing has been said about the next run"
-    assert keys_of(window.fill()) == [(0, (1, 0)), (0, (1, 1))]
-
-
-def test_no_ticket_for_a_node_whose_part_is_over() -> None:
-    window = StreamWindow(Credits(MANY))
-    window.node_opened(0, 1)
-    window.node_opened(1, 1)
-    tickets = keys_of(window.fill())
-    ended = next(key for node, key in tickets if node == 0)
-    assert not window.ended(ended, 0)
-    for node, key in tickets:
-        if node == 1:
-            window.arrived(key, 1, 1, 0.1)
-            window.taken()
-    assert {node for node, _ in keys_of(window.fill())} == {1}
-
-
-def test_a_stream_keeps_to_the_memory() -> None:
-    window = StreamWindow(Credits(1000))
-    window.node_opened(0, 8)
-    node, key = keys_of(window.fill())[0]
-    window.arrived(key, node, 600, 0.1)
-    assert window.fill() == []
-    assert window.fill(wait=True) == [], "one is there"

@@ -54,7 +54,9 @@ MESSAGES: dict[type[Any], st.SearchStrategy[Any]] = {
     ),
     m.Refuse: st.builds(m.Refuse, texts, texts),
     m.Opened: st.builds(
-        m.Opened, ids, kinds, length, st.integers(0, 1 << 20), st.integers(0, (1 << 64) - 1), st.lists(texts, max_size=3).map(tuple)
+        m.Opened,
+        *(ids, kinds, length, st.integers(0, 1 << 20), st.integers(0, (1 << 64) - 1), st.lists(texts, max_size=3).map(tuple)),
+        *(st.binary(max_size=64), st.booleans()),
     ),
     m.Inline: st.builds(m.Inline, ids, whole, whole, heads, st.binary(max_size=200), seconds),
     m.Lent: st.builds(lambda s, e, i, h, b, z, t: m.Lent(s, e, i, h, b, z[1], z[0], t), ids, whole, whole, heads, names, sizes, seconds),
@@ -67,7 +69,7 @@ MESSAGES: dict[type[Any], st.SearchStrategy[Any]] = {
     m.Pong: st.builds(m.Pong, whole),
     m.Verdict: st.builds(m.Verdict, ids, texts, texts, st.booleans(), st.booleans(), leaves),
     m.Goodbye: st.builds(m.Goodbye, texts, texts, st.lists(texts, max_size=4).map(tuple)),
-    w.Task: st.builds(w.Task, whole, whole, ids, whole, whole, whole),
+    w.Task: st.builds(w.Task, whole, whole, ids, whole, whole, st.booleans()),
     w.Free: st.builds(w.Free, blocks),
     w.Drop: st.builds(w.Drop, ids),
     w.Retire: st.builds(w.Retire, blocks),
