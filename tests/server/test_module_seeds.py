@@ -118,7 +118,8 @@ def test_a_generator_of_the_module_begins_each_copy_alike(files: Path) -> None:
 
 def test_the_importer_is_left_as_it_was(files: Path) -> None:
     """Also when the module raises; and its traceback is the user's own."""
-    (files / "one.py").write_text("import other\nimport numpy as np\nraise ValueError('no data')\n")
+    (files / "one.py").write_text("import other, two\n")
+    (files / "two.py").write_text("raise ValueError('no data')\n")
     forget()
     sys.path.insert(0, str(files))
     before = SourceFileLoader.exec_module
@@ -135,7 +136,7 @@ def test_the_importer_is_left_as_it_was(files: Path) -> None:
         Maker(Target("one", str(files / "one.py"), "make"), seed=1)
     text = describe(error.value).traceback
     assert "no data" in str(caught.value)
-    assert "one.py" in text and "module_seeds.py" not in text
+    assert "one.py" in text and "two.py" in text and "module_seeds.py" not in text
 
 
 def test_a_framework_that_is_loaded_on_the_way_is_seeded(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
