@@ -139,6 +139,7 @@ class StreamStock:
         self._came: dict[Ticket, Payload] = {}
         self._queue: deque[tuple[int, Ticket, Payload] | None] = deque()
         self._empty_runs = 0
+        self._rewound = False
 
     def follow(self) -> None:
         """Nothing to plan: a stream comes as it comes."""
@@ -178,8 +179,9 @@ class StreamStock:
         return self.window.fill()
 
     def cancel_below(self) -> int | None:
-        """What a stream has given is never cancelled: it would be lost."""
-        return None
+        """What a stream has given is never cancelled, for it would be lost; only where the position is another one."""
+        rewound, self._rewound = self._rewound, False
+        return MAX_INDEX if rewound else None
 
     def own(self, epoch: int, index: int) -> Key:
         """The same as the source's."""
@@ -232,6 +234,7 @@ class StreamStock:
     def begin(self, run: int, saved: dict[int, list[Part]]) -> None:
         """See `StreamWindow.begin`; what has come and was not taken is dropped too."""
         self.window.begin(run, saved)
+        self._rewound = True
         for found in self._queue:
             if found is not None:
                 self.window.taken()
