@@ -338,6 +338,7 @@ class Dispatch(Comparing):
         slot.jobs[self._next_task] = Job(session, key, source.nbytes)
         if session.id != PROBE:
             session.making.add(key)
+            self.trials.claim(session.source, key)
         self._jobs += 1
         self._under_way += source.nbytes
         return Assign(number, w.Task(self._next_task, session.source, session.id, *key, look))
