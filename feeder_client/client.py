@@ -11,9 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from feeder_client import saved
 from feeder_client.connection import Keys
-from feeder_client.core import Core, Options, PassEnded
+from feeder_client.core import Core, PassEnded
 from feeder_client.local import LocalServer
+from feeder_client.options import Options
+from feeder_client.position import Position
 from feeder_client.receiver import Receiver
 from feeder_client.stats import Stats
 from feeder_wire.errors import ConfigError
@@ -45,6 +48,8 @@ class FeederClient:
         memory: cap on the bytes of batches on their way and waiting, for example ``"512MiB"``. One batch is always allowed.
         keys: this client's CURVE key: a ``.key_secret`` file, or the folder that holds it.
         server_key: the server's public key: its ``.key`` file.
+        resume: a position to begin at: what `state_dict` gave, or the file of a `FeederCheckpoint`; where there is no such file, the
+            beginning.
         transport: ``"auto"`` maps the server's memory where it runs on this machine; ``"tcp"`` always takes the socket. The
             environment variable FEEDER_TRANSPORT is the default.
 
@@ -72,12 +77,13 @@ class FeederClient:
         memory: int | str = "1GiB",
         keys: str | os.PathLike[str] | None = None,
         server_key: str | os.PathLike[str] | None = None,
+        resume: Mapping[str, Any] | str | os.PathLike[str] | None = None,
         transport: str | None = None,
     ) -> None:
         self._connect(
             endpoints, source, _load_keys(keys, server_key), None, transport,
             steps=steps, prefetch=prefetch, lookahead=lookahead, rank=rank, world_size=world_size,
-            connect_timeout=connect_timeout, batch_timeout=batch_timeout, memory=memory,
+            connect_timeout=connect_timeout, batch_timeout=batch_timeout, memory=memory, resume=resume,
         )  # fmt: skip
 
     @classmethod
@@ -142,6 +148,7 @@ class FeederClient:
         connect_timeout: float = 30.0,
         batch_timeout: float | None = None,
         memory: int | str = "1GiB",
+        resume: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     ) -> None:
         where = [endpoints] if isinstance(endpoints, str) else list(endpoints)
         if not where:
@@ -166,6 +173,8 @@ class FeederClient:
             batch_timeout=batch_timeout,
             rank=rank,
             world_size=world_size,
+            resume=saved.state_from(resume),
+            rolls=self._rolls(),
         )
         core = Core(where, options)
         self._core = core
@@ -183,14 +192,18 @@ class FeederClient:
 
     @property
     def num_batches(self) -> int | None:
-        """Batches of one pass; None for an endless stream without `steps`. A local value: no request."""
-        return self._core.num_batches
+        """Batches of one pass; None for an endless stream without `steps`. A local value: no request.
+
+        While the rest of an epoch is read whose position was taken up again, this is what it still owes.
+        """
+        return self._core.pass_length
 
     def __len__(self) -> int:
         """`num_batches`; raises TypeError where there is none."""
-        if self._core.num_batches is None:
+        length = self._core.pass_length
+        if length is None:
             raise TypeError("this source is endless and has no length: pass steps=, the number of batches that make a pass")
-        return self._core.num_batches
+        return length
 
     def __getitem__(self, index: int) -> Any:
         """Batch `index`; waits for it. What happens with an index out of sequence is written in docs/architecture.md, "Order".
@@ -225,6 +238,38 @@ class FeederClient:
     def _form(self, batch: Any) -> Any:
         """What is handed out for a batch: the batch. The Keras adapter has its own."""
         return batch
+
+    def _rolls(self) -> bool:
+        """Whether what reads this can't do with a pass that is shorter than the others, see order.py."""
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position: plain data, for JSON.
+
+        It is after the batch that was handed out last, or, once `track_training` was called, after the one that was trained on
+        last. `load_state_dict`, in another process and with any number of workers of an indexed source, then goes on with exactly the
+        batches that would have come, and none is made again to get there. What holds for streams: docs/correctness.md.
+        """
+        return self._core.where(Position.state)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on at a position that `state_dict` gave.
+
+        Raises:
+            ConfigError: it is none, or was saved with another source, length or seed.
+        """
+        self._core.load_state(state)
+
+    def track_training(self) -> None:
+        """Say that `mark_trained` will be called, so that `state_dict` gives what was trained on and not what was read ahead.
+
+        To be called where nothing is read ahead, so before the training. `FeederCheckpoint` does it by itself.
+        """
+        self._core.where(Position.track)
+
+    def mark_trained(self, count: int = 1) -> None:
+        """Say that `count` batches more were trained on, in the order in which they were handed out."""
+        self._core.where(lambda position: position.trained(count))
 
     def as_tf_dataset(self, output_signature: Any = None) -> Any:
         """A ``tf.data.Dataset`` of these batches; every iteration over it is one pass. See `feeder_client.tf_dataset`.

@@ -14,14 +14,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Any, TypeVar
 
 from feeder_client.agreement import Agreement
+from feeder_client.options import Options
 from feeder_client.order import Key, Order
 from feeder_client.payload import Broken, Payload
+from feeder_client.place import Mark
+from feeder_client.position import Position
 from feeder_client.roster import LongWait, Roster
-from feeder_client.stats import Stats
+from feeder_client.stats import Counters, Stats
 from feeder_client.stock import IndexedStock, Stock, StreamStock
 from feeder_client.window import Credits, Request
 from feeder_wire import messages as m
@@ -29,40 +32,14 @@ from feeder_wire.errors import BatchTimeout, ClosedError, ConfigError, FeederErr
 
 log = logging.getLogger("feeder.client")
 
+T = TypeVar("T")
+
 SLICE = 0.2
 """Longest single wait: on Windows Ctrl-C is not seen inside one."""
 
 
 class PassEnded(Exception):
     """A run of a stream is over."""
-
-
-@dataclass(slots=True)
-class _Counted:
-    """See `Stats`; changed with every batch, so no frozen thing."""
-
-    batches: int = 0
-    nbytes: int = 0
-    wait_seconds: float = 0.0
-    elapsed_seconds: float = 0.0
-    compute_seconds: float = 0.0
-    retries: int = 0
-    reconnects: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the user chose; see `FeederClient`. `prefetch` None: auto."""
-
-    source: str
-    steps: int | None = None
-    prefetch: int | None = None
-    memory_bytes: int = 1 << 30
-    lookahead: bool = True
-    connect_timeout: float = 30.0
-    batch_timeout: float | None = None
-    rank: int = 0
-    world_size: int = 1
 
 
 class Core:
@@ -84,13 +61,14 @@ class Core:
         self._credits = Credits(options.memory_bytes, options.prefetch)
         self._order: Order | None = None
         self._stock: Stock | None = None
+        self._where: Position
         self._kept: dict[Key, Any] = {}  # batches that were looked at and may be asked for again
-        self._undelivered: dict[int, Key] = {}  # what a caller waits for, or got an error instead of
+        self._undelivered: dict[int, tuple[Key, Mark | None]] = {}  # what a caller waits for, or got an error instead of
         self._agreement = Agreement(options.source)
         self._said: set[str] = set()
         self._notes: tuple[str, ...] = ()  # about the source, from the node, not yet said
         self._first: float | None = None
-        self._counted = _Counted()
+        self._counted = Counters()
 
     # ------------------------------------------------------------------------------------------------- training thread
 
@@ -117,14 +95,15 @@ class Core:
         """
         with self._cond:
             order, stock = self._usable()
-            key = self._key_of(index, order)
+            key, mark = self._key_of(index, order)
             stock.follow()
             if key in self._kept:
                 batch = self._kept[key]
+                self._where.handed_out(mark)
                 self._prune(order)
                 self.wake()
                 return batch
-            self._undelivered[index] = key
+            self._undelivered[index] = (key, mark)
             wait = LongWait(f"{stock.describe(key)} of source {self.options.source!r}", time.monotonic())
             while (payload := stock.take(key)) is None:
                 self._check(wait)
@@ -132,21 +111,24 @@ class Core:
                 self.wake()
                 self._cond.wait(SLICE)
             self._took(wait, payload, stock)
+            taken = self._where.took(mark)
             self._prune(order)
         batch = payload.open()
         with self._cond:
+            self._where.handed_out(taken)
             self._undelivered.pop(index, None)
             if order.may_repeat(key):
                 self._kept[key] = batch
         return batch
 
-    def _key_of(self, index: int, order: Order) -> Key:
+    def _key_of(self, index: int, order: Order) -> tuple[Key, Mark | None]:
         # Asked for again after an error or a time-out: it is still owed, and not the beginning of another pass.
-        key = self._undelivered.get(index)
-        if key is not None and key[0] == order.epoch:
-            return key
+        before = self._undelivered.get(index)
+        if before is not None and before[0][0] == order.epoch:
+            return before
         self._undelivered.clear()
-        return order.ask(index)
+        key = order.ask(index)
+        return key, self._where.asked(key)
 
     def get_in_run(self) -> Any:
         """The next batch of this run of a stream. Raises PassEnded when the run is over, else as `get`."""
@@ -163,19 +145,23 @@ class Core:
             if payload is None:
                 raise PassEnded
             self._took(wait, payload, stock)
-        return payload.open()
+            mark = self._where.took(None)
+        batch = payload.open()
+        with self._cond:
+            self._where.handed_out(mark)
+        return batch
 
     @property
     def in_runs(self) -> bool:
         """Is a pass one run of a stream, of a length that nobody knows?"""
         return isinstance(self._stock, StreamStock) and self.num_batches is None
 
-    def begin_pass(self) -> None:
+    def begin_pass(self, shuffle: bool | None = None, look: bool | None = None, anew: bool = False) -> None:
         """See `Order.begin_pass`."""
         with self._cond:
             order, stock = self._usable()
             self._undelivered.clear()
-            order.begin_pass()
+            order.begin_pass(shuffle, look, anew)
             stock.follow()
             self._prune(order)
         self.wake()
@@ -185,6 +171,24 @@ class Core:
         with self._cond:
             if self._order is not None:
                 self._order.end_pass()
+
+    @property
+    def pass_length(self) -> int | None:
+        """Batches of the pass under way, or else of a whole one."""
+        return self._order.length if self._order is not None and self._order.in_pass else self.num_batches
+
+    def where(self, do: Callable[[Position], T]) -> T:
+        """Ask or tell the `Position`, under the lock."""
+        with self._cond:
+            self._usable()
+            return do(self._where)
+
+    def load_state(self, state: object) -> None:
+        """See `Position.load`."""
+        self.where(lambda position: position.load(state))
+        self._kept.clear()
+        self._undelivered.clear()
+        self.wake()
 
     def position(self) -> tuple[int, int]:
         """(epoch, batches of it delivered)."""
@@ -328,11 +332,14 @@ class Core:
                 raise ConfigError(f"steps={options.steps}, but source {options.source!r} has only {length} batches")
             length = options.steps
         self.num_batches = length
-        order = Order(length, opened.seed)
+        order = Order(length, opened.seed, options.rolls)
         if stream:
             self._stock = StreamStock(self._credits, opened.ordered, len(self.roster.nodes))
         else:
             self._stock = IndexedStock(self._credits, order, options.lookahead, (options.rank, options.world_size))
+        self._where = Position(options.source, (options.rank, options.world_size), opened, order, self._stock)
+        if options.resume is not None:
+            self._where.load(options.resume)
         self._order = order
         return self._stock
 

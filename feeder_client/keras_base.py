@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from types import ModuleType
+from dataclasses import dataclass
+from types import FrameType, ModuleType
 from typing import Any
 
 from feeder_wire.errors import ConfigError
@@ -37,6 +38,49 @@ def base_of(cls: type[Any], adapter: type[Any]) -> type[Any]:
         if base.__name__ in _BASES and not issubclass(base, adapter):
             return base
     raise ConfigError(f"{cls.__name__} has no Keras class among its bases: make it by calling it")
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What Keras lets us know of a pass.
+
+    Attributes:
+        shuffle: whether it asks for the indices out of sequence; None: not known, as the next.
+        look: whether it only builds the model with what it gets.
+        reader: its own object that reads the data, another one in each fit.
+    """
+
+    shuffle: bool | None = None
+    look: bool | None = None
+    reader: object | None = None
+
+
+_READERS = {"PyDatasetAdapter": ("py_dataset", "shuffle"), "KerasSequenceAdapter": ("_keras_sequence", "_shuffle_sequence")}
+_DEPTH = 12
+
+
+def announced(dataset: object, frame: FrameType | None) -> Pass:
+    """Read in the stack what Keras doesn't say: who reads `dataset`, and what for. All unknown where it looks otherwise.
+
+    Keras hands over neither its `shuffle` nor that it begins with a pass that is thrown away. Both can be inferred from what it asks for,
+    but not always at the first batch (see order.py); so this is worth a look, and nothing depends on it.
+    """
+    reader: object | None = None
+    shuffle: bool | None = None
+    for _ in range(_DEPTH):
+        if frame is None:
+            break
+        if reader is None:
+            owner = frame.f_locals.get("self")
+            names = _READERS.get(type(owner).__name__)
+            if names is not None and getattr(owner, names[0], None) is dataset:
+                reader, shuffle = owner, getattr(owner, names[1], None)
+        elif frame.f_code.co_name in ("_symbolic_build", "_maybe_symbolic_build"):
+            return Pass(shuffle if isinstance(shuffle, bool) else None, True, reader)
+        elif frame.f_code.co_name == "fit":
+            return Pass(shuffle if isinstance(shuffle, bool) else None, False, reader)
+        frame = frame.f_back
+    return Pass(shuffle if isinstance(shuffle, bool) else None, None, reader)
 
 
 def announces_passes(base: type[Any]) -> bool:

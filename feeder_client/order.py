@@ -20,7 +20,14 @@ the next index:
                                             new pass after one that was left in the middle: a new epoch begins, and what was
                                             delivered since counts for it, so that this pass still gets every batch once.
 
+Where Keras lets us know (feeder_client/keras_base.py), none of this has to be guessed: whether it shuffles, whether it only looks, and
+whether another `fit` begins.
+
 For a stream the same keys are positions: what is delivered at a position is whatever is ready.
+
+A position can be taken up again (`load`). The epoch then counts only what it still owes: index 0 is the first batch that was not given
+before, and `length` is how many there are, until that epoch is over. Keras 2 can't do with a shorter pass: there (`rolls`) the pass goes on
+into the next epoch, and so does every later one.
 """
 
 from __future__ import annotations
@@ -29,55 +36,14 @@ import itertools
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from feeder_client.seen import Seen
+from feeder_client.permutation import mix, permuted
+from feeder_client.place import Mark, Place
+from feeder_client.seen import Seen, Tally
 
 Key: TypeAlias = tuple[int, int]
 
 PEEKS = 2
 """Most batches that Keras looks at before it trains: two on TensorFlow; on torch and JAX one, or two where JAX reads ahead."""
-
-_MASK = (1 << 64) - 1
-
-
-def mix(value: int) -> int:
-    """Scramble 64 bits (the finalizer of SplitMix64: Steele, Lea, Flood 2014)."""
-    value = (value + 0x9E3779B97F4A7C15) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
-
-
-def permuted(k: int, n: int, seed: int) -> int:
-    """Element `k` of a permutation of ``range(n)``, without making the others: `n` may be 2**63-1.
-
-    A Feistel network over the next power of four, walked until it lands below `n` (Black and Rogaway 2002).
-    """
-    half = max(1, ((n - 1).bit_length() + 1) // 2)
-    mask = (1 << half) - 1
-    while True:
-        left, right = k >> half, k & mask
-        for turn in range(6):
-            left, right = right, left ^ (mix(right ^ mix(seed + turn)) & mask)
-        k = left << half | right
-        if k < n:
-            return k
-
-
-class _Tally:
-    """What was asked for, by Keras' indices, and what was given for it, by ours: they differ where Keras shuffles."""
-
-    __slots__ = ("asked", "given")
-
-    def __init__(self, start: int = 0) -> None:
-        self.asked = Seen(start)
-        self.given = Seen(start)
-
-    def add(self, asked: int, given: int) -> None:
-        self.asked.add(asked)
-        self.given.add(given)
-
-    def __len__(self) -> int:
-        return len(self.asked)
 
 
 class Order:
@@ -86,12 +52,15 @@ class Order:
     Args:
         num_batches: batches of one epoch; None: endless, indices go on counting.
         seed: of the permutations.
+        rolls: see the module.
 
     `version` goes up whenever `upcoming` has to be asked for anew.
     """
 
-    def __init__(self, num_batches: int | None, seed: int = 0) -> None:
+    def __init__(self, num_batches: int | None, seed: int = 0, rolls: bool = False) -> None:
         self.num_batches = num_batches
+        self._rolls = rolls
+        self._rolled: int | None = None  # asked for in this pass of Keras', while it isn't one of ours
         self.epoch = 0
         self.version = 0
         self._seed = seed
@@ -100,11 +69,19 @@ class Order:
         self._expect_shuffle = False
         self._steps = 0  # asked for since on_epoch_begin
         self._after_short = False  # the pass before this one was as short as a fake one
+        self._told: bool | None = None  # Keras shuffles in this pass; None: it doesn't say
+        self._look: bool | None = None  # it only looks
+        self._anew = False  # another fit has begun
+        self._looks = 0
+        self._base: Seen | None = None  # what was given of this epoch before its position was taken up
+        self._resumed = (False, 0)  # then: whether it was shuffled, and the place in the permutation
+        self.cut = False  # the epoch before this one was left in the middle, or this one begun anew
         self._forget()
 
     def _forget(self) -> None:
         """Nothing of the current epoch was asked for."""
-        self._all = self._pass = _Tally()  # of this epoch; of those, since on_epoch_begin
+        self._all = self._pass = Tally(0, self._base or 0)  # of this epoch; of those, since on_epoch_begin
+        self._opening: Seen | None = self._all.given.copy()  # what was given when it began, for the next mark
         self._trained = False  # a pass began in this epoch: not all was looked at from outside
         self._first_look: int | None = None
         self._shuffled = False
@@ -112,9 +89,17 @@ class Order:
 
     # ------------------------------------------------------------------------------------------------------ what Keras says
 
-    def begin_pass(self) -> None:
-        """``on_epoch_begin``: somebody starts to train, evaluate or predict, or goes on with it."""
-        self._in_pass = self._began = True
+    def begin_pass(self, shuffle: bool | None = None, look: bool | None = None, anew: bool = False) -> None:
+        """``on_epoch_begin``: somebody starts to train, evaluate or predict, or goes on with it.
+
+        Args:
+            shuffle: whether the indices will come out of sequence; None: not known, as the next.
+            look: whether nobody trains, and batches are only looked at.
+            anew: whether this is known not to go on with what the pass before it left.
+        """
+        self._in_pass, self._began = True, not look
+        self._told, self._look, self._looks = shuffle, look, 0
+        self._anew = self._anew or (anew and not look)
 
     def end_pass(self) -> None:
         """``on_epoch_end``: it may come twice, early or never."""
@@ -126,7 +111,13 @@ class Order:
         Raises:
             IndexError: there is no such batch.
         """
-        index = self._checked(index)
+        if self._rolled is not None and (key := self._roll()) is not None:
+            return key
+        if self._look and self._in_pass:
+            return self._glance(self._checked(index, self.num_batches))
+        index = self._checked(index, self.length)
+        if self._shuffled and not self._trained and not self._in_pass:  # taken up again, and looked at from outside
+            return (self.epoch, self._foreseen(index))
         if self._began:
             self._begin(index)
         if self.complete:
@@ -134,7 +125,7 @@ class Order:
             self._next_epoch(keep=self._shuffled and self._unasked(index))
         elif index in self._all.asked:
             if self._looked(index):
-                return (self.epoch, index)
+                return (self.epoch, self._at(index))
             self._next_epoch(keep=self._unasked(index))
         self._began = False
         key = (self.epoch, self._choose(index))
@@ -148,12 +139,63 @@ class Order:
                 self._next_epoch()
             elif len(self._all):
                 self._again()
-        elif self._was_fake(index):
+        elif self._anew:
+            if len(self._all) and not self.complete:
+                self._next_epoch()
+        elif self._look is None and self._was_fake(index):
             self._again()
-        self._pass = _Tally(self._all.given.run) if len(self._all) else self._all
+        if self._told is False and self._shuffled and not self.complete:
+            self._next_epoch()  # what is evaluated comes in sequence
+        self._anew = False
+        self._pass = Tally(self._all.asked.run, self._all.given.run) if len(self._all) else self._all
         self._trained = True
         self._after_short = 0 < self._steps <= PEEKS and self._steps != self.num_batches
         self._steps = 0
+
+    def _glance(self, index: int) -> Key:
+        """Keras builds a model from what it gets now: the batch with which the training will begin."""
+        gone = self.complete or (self._trained and len(self._all) > 0)
+        if self._told and self.num_batches is not None:
+            if not self._expect_shuffle:
+                self._expect_shuffle = True
+                self.version += 1
+            self._looks += 1
+            return self.epoch + gone, self._foreseen(self._looks - 1, gone)
+        if gone or self.length is None:
+            return (self.epoch + gone, index)
+        return (self.epoch, self._at(min(index, self.length - 1)))
+
+    def _foreseen(self, k: int, gone: bool = False) -> int:
+        """The batch that comes `k` places on, or of the next epoch where this one is `gone`, if the indices are out of sequence."""
+        n = self.num_batches
+        assert n is not None
+        given, first = (Seen(), 0) if gone else (self._all.given, self._next_k)
+        seed = self._seed_of(self.epoch + gone)
+        coming = (i for i in (permuted(place, n, seed) for place in range(first, n)) if i not in given)
+        return next(itertools.islice(coming, min(k, n - len(given) - 1), None))
+
+    def _roll(self) -> Key | None:
+        """The next batch, whatever the index; None: the pass before this one was left in the middle, and so is this way of counting."""
+        n = self.num_batches
+        assert n is not None
+        assert self._rolled is not None
+        if not self._in_pass:
+            if self.complete:
+                return self.epoch + 1, self._foreseen(0, gone=True) if self._expect_shuffle else 0
+            return self.epoch, self._foreseen(0) if self._shuffled else self._all.given.missing(0)
+        if self._began and self._rolled % n:
+            self._rolled = None
+            self._next_epoch()
+            return None
+        if self.complete:
+            self._began = True  # the pass goes on
+            self._next_epoch()
+            self._shuffled = self._expect_shuffle
+        self._began, self._trained = False, True
+        given = self._permuted_next() if self._shuffled else self._all.given.missing(0)
+        self._all.add(self._all.asked.run, given)
+        self._rolled += 1
+        return self.epoch, given
 
     def _was_fake(self, index: int) -> bool:
         """Was all of this epoch so far the pass in which Keras builds the model? Then the real one begins with `index`."""
@@ -179,6 +221,8 @@ class Order:
     def _again(self) -> None:
         """The same epoch from its beginning."""
         self._forget()
+        self._shuffled, self._next_k = self._resumed if self._base is not None else (False, 0)
+        self.cut = True
         self.version += 1
 
     def _next_epoch(self, keep: bool = False) -> None:
@@ -191,12 +235,16 @@ class Order:
         # Of the very next epoch batches may be on their way that this pass has got already from the one that ends.
         self.epoch += 2 if keep else 1
         kept = self._pass
+        self.cut = keep or not self.complete
+        self._base, self._resumed = None, (False, 0)
         self._forget()
         if keep:
             self._all = self._pass = kept
+            self._opening = kept.given.copy()
             self._shuffled = self._expect_shuffle = True
         elif not self._began:
             self._in_pass = False  # a new pass, and nobody said that it begins
+            self._told = None
         self._trained = self._in_pass
 
     def _count(self, index: int, given: int) -> None:
@@ -208,18 +256,23 @@ class Order:
         self._steps += self._trained
 
     def _in_sequence(self, index: int) -> bool:
-        return not self._shuffled and index == self._all.given.run == len(self._all)
+        return not self._shuffled and index == self._all.asked.run == len(self._all)
+
+    def _at(self, index: int) -> int:
+        """Our index for Keras', as long as they come in sequence."""
+        return index if self._base is None else self._base.missing(index)
 
     def _choose(self, index: int) -> int:
         if self._shuffled:
             return self._permuted_next()
         if not self._in_pass or self.num_batches is None:
-            return index
+            return self._at(index)
         first = not len(self._all)
-        if self._in_sequence(index):
+        if self._told is False or (self._told is None and self._in_sequence(index)):
             if first and self._expect_shuffle:
+                self._expect_shuffle = self._told is None
                 self.version += 1
-            return index
+            return self._at(index)
         if not (first and self._expect_shuffle):
             self.version += 1
         self._shuffled = self._expect_shuffle = True
@@ -234,14 +287,14 @@ class Order:
             if found not in self._all.given:
                 return found
 
-    def _checked(self, index: int) -> int:
-        n = self.num_batches
+    def _checked(self, index: int, n: int | None) -> int:
         if n is None:
             if index < 0:
                 raise IndexError(f"batch {index} of an endless source")
             return index
         if not -n <= index < n:
-            raise IndexError(f"batch {index} of {n}")
+            resumed = "" if self._base is None else f" that epoch {self.epoch} still owes: it was taken up again after {len(self._base)}"
+            raise IndexError(f"batch {index} of {n}{resumed}")
         return index % n
 
     def _seed_of(self, epoch: int) -> int:
@@ -252,12 +305,59 @@ class Order:
     @property
     def complete(self) -> bool:
         """All batches of the current epoch were delivered."""
-        return self.num_batches is not None and len(self._all) >= self.num_batches
+        return self.num_batches is not None and len(self._all.given) >= self.num_batches
+
+    @property
+    def length(self) -> int | None:
+        """How many batches this epoch gives: fewer than `num_batches` where its position was taken up again."""
+        begins = self._began or (self._look and self._in_pass)
+        if self.num_batches is None or self._base is None or self._rolled is not None or (begins and self.complete):
+            return self.num_batches
+        return self.num_batches - len(self._base)
 
     @property
     def position(self) -> int:
         """How many batches of the current epoch were delivered."""
-        return len(self._all)
+        return len(self._all.given)
+
+    @property
+    def in_pass(self) -> bool:
+        """Has somebody begun a pass, not only to look, and not ended it?"""
+        return self._in_pass and not self._look
+
+    @property
+    def training(self) -> bool:
+        """Is what is asked for now meant to be used, and not only looked at?"""
+        return self._trained and not self._look
+
+    def mark(self, key: Key) -> Mark:
+        """What the batch just asked for changes about the position, once it has been used."""
+        opening, self._opening = self._opening, None
+        cut, self.cut = self.cut, False
+        return Mark(*key, self._shuffled, self._next_k, self._expect_shuffle, opening, cut)
+
+    def place(self) -> Place:
+        """The position, as far as batches were delivered; what was only looked at doesn't count."""
+        used = self._trained or len(self._all) > PEEKS
+        given = self._all.given.copy() if used else (self._base.copy() if self._base else Seen())
+        shuffled, next_k = (self._shuffled, self._next_k) if used else self._resumed
+        return Place(self.epoch, given, shuffled, next_k, self._expect_shuffle)
+
+    def load(self, place: Place) -> None:
+        """Take up a position again."""
+        n = self.num_batches
+        if n is not None and len(place.given) >= n > 0:
+            place = Place(place.epoch + 1, Seen(), False, 0, place.expect_shuffle)
+        self.epoch, self._expect_shuffle = place.epoch, place.expect_shuffle
+        self._base = place.given.copy() if len(place.given) else None
+        self._resumed = (place.shuffled, place.next_k)
+        self._in_pass = self._began = self._anew = False
+        self._told = self._look = None
+        self._steps = 0
+        self._rolled = 0 if self._rolls and self._base is not None and n is not None else None
+        self._forget()
+        self._shuffled, self._next_k = self._resumed
+        self.version += 1
 
     def may_repeat(self, key: Key) -> bool:
         """Might this batch, delivered once, be asked for again? Then it is worth keeping."""
@@ -275,7 +375,7 @@ class Order:
             return
         while True:
             now = epoch == self.epoch
-            shuffle = self._shuffled or (self._expect_shuffle and not (now and len(self._all)))
+            shuffle = self._shuffled or (self._expect_shuffle and not (now and len(self._all.given)))
             first = (self._next_k if shuffle else self._all.given.run) if now else 0
             for k in itertools.count(first) if n is None else range(first, n):
                 index = permuted(k, n, self._seed_of(epoch)) if shuffle and n is not None else k

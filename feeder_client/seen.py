@@ -53,3 +53,20 @@ class Seen:
 
     def __repr__(self) -> str:
         return f"<Seen {self.start} to {self.run}{''.join(f', {i}' for i in self.rest)}>"
+
+
+class Tally:
+    """What was asked for, by Keras' indices, and what was given for it, by ours: they differ where Keras shuffles."""
+
+    __slots__ = ("asked", "given")
+
+    def __init__(self, asked: int = 0, given: int | Seen = 0) -> None:
+        self.asked = Seen(asked)
+        self.given = given.copy() if isinstance(given, Seen) else Seen(given)
+
+    def add(self, asked: int, given: int) -> None:
+        self.asked.add(asked)
+        self.given.add(given)
+
+    def __len__(self) -> int:
+        return len(self.asked)

@@ -16,14 +16,17 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import warnings
+import weakref
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from feeder_client.client import FeederClient
-from feeder_client.keras_base import announces_passes, base_of, find_base
+from feeder_client.keras_base import Pass, announced, announces_passes, base_of, find_base
 from feeder_client.local import LocalServer
+from feeder_client.position import Position
 from feeder_wire.errors import ConfigError
 
 _made: dict[tuple[type[Any], type[Any]], type[Any]] = {}
@@ -75,6 +78,8 @@ class FeederSequence(FeederClient):
         base = base_of(type(self), FeederSequence)
         self._pid = os.getpid()
         self._announces_passes = announces_passes(base)
+        self._reader: weakref.ref[Any] | None = None  # Keras' own object that read this last
+        self._allowed: Any = None  # the filter that keeps Keras from warning of a short pass
         self._sweeper: int | None = None  # the thread that has asked for the length, and for no batch since
         if base.__name__ == "PyDataset":  # it keeps its settings there; Keras 2's Sequence has no __init__ of its own
             base.__init__(self)
@@ -116,6 +121,9 @@ class FeederSequence(FeederClient):
             self._heed_keras_2()
         return super().__getitem__(index)
 
+    def _rolls(self) -> bool:
+        return not self._announces_passes  # Keras 2 ends the training where a pass is shorter than the first one
+
     def _heed_length(self) -> None:
         # The main thread's is Keras' own look-around, or the user's; passes are read in a thread of tf.data's.
         if not self._announces_passes and threading.current_thread() is not threading.main_thread():
@@ -128,7 +136,7 @@ class FeederSequence(FeederClient):
         """
         if self._sweeper == threading.get_ident():
             self._sweeper = None
-            self.on_epoch_begin()
+            self._begin_pass(announced(self, sys._getframe(2)))
         module = sys.modules.get(base_of(type(self), FeederSequence).__module__)
         pooled: dict[Any, Any] = getattr(module, "_SHARED_SEQUENCES", {})  # what Keras' pool of threads or processes reads
         _refuse(any(one is self for one in list(pooled.values())))
@@ -138,7 +146,26 @@ class FeederSequence(FeederClient):
 
     def on_epoch_begin(self) -> None:
         """Called by Keras 3: somebody begins to train, evaluate or predict."""
-        self._core.begin_pass()
+        self._begin_pass(announced(self, sys._getframe(1)))
+
+    def _begin_pass(self, known: Pass) -> None:
+        anew = False
+        if known.reader is not None and not known.look:
+            anew = self._reader is None or self._reader() is not known.reader
+            self._reader = weakref.ref(known.reader)
+        self._core.begin_pass(known.shuffle, known.look, anew)
+        self._allow_short_pass(self._core.where(Position.short))
+
+    def _allow_short_pass(self, short: bool) -> None:
+        # Keras warns that the data ran out and the training is interrupted. It isn't: this epoch was begun by another process.
+        if short and self._allowed is None:
+            warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
+            self._allowed = warnings.filters[0]
+        elif not short and self._allowed is not None:
+            filters: Any = warnings.filters  # a list, says the documentation
+            if self._allowed in filters:
+                filters.remove(self._allowed)
+            self._allowed = None
 
     def on_epoch_end(self) -> None:
         """Called by Keras, sometimes twice; passes are counted in batches, not here."""

@@ -6,6 +6,19 @@ import math
 from dataclasses import dataclass
 
 
+@dataclass(slots=True)
+class Counters:
+    """See `Stats`; changed with every batch, so no frozen thing."""
+
+    batches: int = 0
+    nbytes: int = 0
+    wait_seconds: float = 0.0
+    elapsed_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    retries: int = 0
+    reconnects: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Stats:
     """What a client has done so far. Durations in seconds.

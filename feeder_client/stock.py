@@ -16,6 +16,7 @@ from feeder_client.payload import Broken, Payload
 from feeder_client.stream_window import Part, StreamWindow, Ticket
 from feeder_client.window import Credits, Request, Window
 from feeder_wire.errors import SourceError
+from feeder_wire.messages import MAX_INDEX
 
 log = logging.getLogger("feeder.client")
 
@@ -49,6 +50,13 @@ class IndexedStock:
         for key in [k for k in self._store if k[0] < self._order.epoch]:
             self._store.pop(key).drop()
         self._cancel_below = self._order.epoch
+
+    def reset(self) -> None:
+        """The position is another one: give up everything."""
+        self.clear()
+        self._window.reset()
+        self.follow()
+        self._cancel_below = MAX_INDEX
 
     def take(self, key: Key) -> Payload | None:
         """The batch, if it has come."""
@@ -131,9 +139,13 @@ class StreamStock:
         self._came: dict[Ticket, Payload] = {}
         self._queue: deque[tuple[int, Ticket, Payload] | None] = deque()
         self._empty_runs = 0
+        self._rewound = False
 
     def follow(self) -> None:
         """Nothing to plan: a stream comes as it comes."""
+
+    def reset(self) -> None:
+        """See `begin`."""
 
     def take(self, key: Key) -> Payload | None:
         """The next batch, whatever the key: one run follows the other, as from a generator with ``while True``."""
@@ -167,8 +179,9 @@ class StreamStock:
         return self.window.fill()
 
     def cancel_below(self) -> int | None:
-        """What a stream has given is never cancelled: it would be lost."""
-        return None
+        """What a stream has given is never cancelled, for it would be lost; only where the position is another one."""
+        rewound, self._rewound = self._rewound, False
+        return MAX_INDEX if rewound else None
 
     def own(self, epoch: int, index: int) -> Key:
         """The same as the source's."""
@@ -221,6 +234,7 @@ class StreamStock:
     def begin(self, run: int, saved: dict[int, list[Part]]) -> None:
         """See `StreamWindow.begin`; what has come and was not taken is dropped too."""
         self.window.begin(run, saved)
+        self._rewound = True
         for found in self._queue:
             if found is not None:
                 self.window.taken()

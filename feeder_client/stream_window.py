@@ -16,7 +16,6 @@ never mix. Ends are counted, never inferred from the data.
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -64,6 +63,7 @@ class StreamWindow:
         self._out = 0  # handed out, and not taken
         self._turns: deque[Ticket] = deque()  # (node, worker), next to ask first
         self._saved: dict[int, list[Part]] = {}  # of nodes that have not come yet
+        self._every: list[Ticket] = []  # (node, worker), in their order
         self._asking = self._giving = 0  # ordered: how many turns were asked for, or handed out
 
     # ----------------------------------------------------------------------------------------------------------- asking
@@ -191,9 +191,9 @@ class StreamWindow:
 
     def _seek(self) -> None:
         live = [part for parts in self.parts.values() for part in parts if part.end is None or part.given.run < part.end]
-        total = sum(len(parts) for parts in self.parts.values())
-        self._asking = total * min((part.place for part in live), default=0)
-        self._giving = total * min((part.given.run for part in live), default=0)
+        self._every = [(number, worker) for number, parts in self.parts.items() for worker in range(len(parts))]
+        self._asking = len(self._every) * min((part.place for part in live), default=0)
+        self._giving = len(self._every) * min((part.given.run for part in live), default=0)
 
     # ------------------------------------------------------------------------------------------------------------ nodes
 
@@ -254,10 +254,8 @@ class StreamWindow:
 
     def _turn(self, count: int) -> tuple[int, Ticket]:
         """(place, (node, worker)) of a turn."""
-        total = sum(len(parts) for parts in self.parts.values())
-        place, turn = divmod(count, total)
-        every = ((number, worker) for number, parts in self.parts.items() for worker in range(len(parts)))
-        return place, next(itertools.islice(every, turn, None))
+        place, turn = divmod(count, len(self._every))
+        return place, self._every[turn]
 
     @property
     def owed(self) -> int:

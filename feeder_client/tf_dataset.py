@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from feeder_client.position import Position
 from feeder_client.sequence import keras_form
 from feeder_wire.errors import ConfigError, SourceError, UnsupportedBatch
 
@@ -42,7 +43,8 @@ def make_tf_dataset(client: FeederClient, output_signature: Any = None) -> Any:
     if length is None:
         # A stream that may end after each run, or an endless source: only the second is known for sure not to end.
         return dataset if client._core.in_runs else dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    return dataset.apply(tf.data.experimental.assert_cardinality(length))
+    # The rest of an epoch that was taken up again is shorter than the passes after it.
+    return dataset if client._core.where(Position.short) else dataset.apply(tf.data.experimental.assert_cardinality(length))
 
 
 class _Passes:

@@ -131,6 +131,14 @@ class Window:
         self._stored = {k for k in self._stored if k[0] >= epoch}
         self._again = deque(k for k in self._again if k[0] >= epoch)
 
+    def reset(self) -> None:
+        """Give up all that is under way and all that is stored: the position is another one."""
+        for key in list(self._owed):
+            self._settle(key)
+        self._stored.clear()
+        self._again.clear()
+        self._urgent.clear()
+
     def fill(self, epoch: int, have: Callable[[Key], bool] = lambda key: False) -> list[Request]:
         """What to ask now. `epoch`: the current one; `have`: keys that need not be asked for."""
         chosen: list[tuple[int, Key]] = []

@@ -15,14 +15,17 @@ import click
 from feeder_server.config import DEFAULT_BIND, POLICIES, STREAM_ORDERS, ServeConfig, SourceEntry, usable_cores
 from feeder_server.target import apply_args, parse_targets
 from feeder_wire.errors import (
+    BatchTimeout,
     ConfigError,
     DivergentSource,
     EndpointError,
     FeederError,
     NodeUnreachable,
+    ProtocolError,
     SourceError,
     SourceNotFound,
     UnsupportedBatch,
+    VersionMismatch,
     WorkerCrashed,
 )
 from feeder_wire.sizes import parse_size
@@ -45,8 +48,11 @@ _CODES: tuple[tuple[type[FeederError], Exit], ...] = (
     (SourceError, Exit.SOURCE),
     (UnsupportedBatch, Exit.SOURCE),
     (DivergentSource, Exit.SOURCE),
+    (BatchTimeout, Exit.SOURCE),
     (EndpointError, Exit.ENDPOINT),
     (NodeUnreachable, Exit.ENDPOINT),
+    (VersionMismatch, Exit.ENDPOINT),
+    (ProtocolError, Exit.ENDPOINT),
     (WorkerCrashed, Exit.WORKERS),
 )
 
@@ -71,6 +77,8 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except FeederError as e:
             fail(e)
+        except KeyboardInterrupt:  # which click would call "Aborted!", and a failure
+            sys.exit(Exit.INTERRUPTED)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         # `feeder-server augment.py:train` is the first thing people type.
@@ -88,6 +96,8 @@ EXAMPLES = _plain_paragraphs(
   feeder-server serve augment.py:train --workers 4
   feeder-server serve train=mypkg.data:Train val=mypkg.data:Val -a batch_size=32 -a val.shuffle=false
   feeder-server serve augment.py:train --bind tcp://0.0.0.0:5555 --keys keys --authorized-clients clients
+  feeder-server check augment.py:train
+  feeder-server status tcp://127.0.0.1:5555
   feeder-server demo
 
 Exit codes: 0 done, 2 bad usage or configuration, 3 the source could not be loaded,
@@ -218,6 +228,78 @@ def serve(
     from feeder_server.serve import run
 
     run(config, verbose)
+
+
+@cli.command(short_help="Load a source, draw batches, and say whether it can be served.")
+@click.argument("target")
+@click.option("-a", "--arg", "args", multiple=True, metavar="KEY=VALUE", help="Argument for the source, as for serve. Repeatable.")
+@click.option(
+    "-w", "--workers", type=int, default=2, show_default=True, metavar="N", help="Worker processes; with one, nothing is compared."
+)
+@click.option("--batches", type=int, default=20, show_default=True, metavar="N", help="How many to draw in each of two passes.")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of everything random.")
+@click.option("--on-divergence", type=click.Choice(POLICIES), default="single", show_default=True, help="As for serve; error: exit with 3.")
+@click.option("--timeout", type=float, default=60.0, show_default=True, metavar="SECONDS", help="For loading it, and for each batch.")
+@click.option("--gpu", is_flag=True, help="Let workers see accelerators.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the log too, with what your code prints.")
+def check(
+    target: str,
+    args: tuple[str, ...],
+    workers: int,
+    batches: int,
+    seed: int,
+    on_divergence: str,
+    timeout: float,
+    gpu: bool,
+    verbose: bool,
+) -> None:
+    """Load TARGET in worker processes as serve would, draw batches in two passes, and say what it is and what is to be changed.
+
+    Exits with 0 if it can be served, and with 3 if it can't be loaded, its batches can't be made or sent, one takes too long, or
+    with --on-divergence error its copies disagree.
+    """
+    from feeder_server.check import run
+
+    config = ServeConfig(
+        sources=tuple(SourceEntry(t.name, target=t) for t in apply_args(parse_targets((target,)), args)),
+        bind="tcp://127.0.0.1:0",
+        workers=workers,
+        seed=seed,
+        max_retries=0,
+        gpu=gpu,
+        on_divergence=on_divergence,
+    )
+    run(config, batches=batches, timeout=timeout, verbose=verbose)
+
+
+@cli.command(short_help="One look at a running node.")
+@click.argument("endpoint", metavar="ENDPOINT")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on one line.")
+@click.option("--watch", is_flag=True, help="Look again every second, until Ctrl-C.")
+@click.option("--timeout", type=float, default=5.0, show_default=True, metavar="SECONDS", help="How long an answer may take.")
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="For a node with keys: a client's own pair (a .key_secret file, or its folder).",
+)
+@click.option(
+    "--server-key",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="For a node with keys: its public key (a .key file, or its folder).",
+)
+def status(endpoint: str, as_json: bool, watch: bool, timeout: float, keys: Path | None, server_key: Path | None) -> None:
+    """Show how the node at ENDPOINT is: workers, clients, sources and what their batches are made of, batches made.
+
+    ENDPOINT is what 'feeder-server serve' has printed, for example tcp://127.0.0.1:5555. The node answers at once, also while its
+    workers load or are busy, and does nothing else for it.
+    """
+    from feeder_server.watch import run
+
+    run(endpoint, as_json=as_json, watch=watch, timeout=timeout, keys=keys, server_key=server_key)
 
 
 @cli.command(short_help="Make a CURVE key pair.")

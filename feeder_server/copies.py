@@ -162,6 +162,12 @@ class Copies:
         copy = copies[-1] if copies else self._pristine
         return copy.source.subject if isinstance(copy, _Copy) else None
 
+    def generators(self, session: bytes) -> list[str]:
+        """The random generators of the user's own that are set for a session now, by name."""
+        copies = self._copies.get(session)
+        copy = copies[-1] if copies else self._pristine
+        return copy.seeds.names if isinstance(copy, _Copy) else self._runs.generators(session)
+
     def num_batches_at(self, session: bytes, epoch: int) -> int | None:
         """Length of a pass. It may differ from epoch to epoch."""
         if self.info().kind == "stream":

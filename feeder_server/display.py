@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from feeder_server.node import Snapshot
+from feeder_server.report import Rate, Snapshot, waiting_for
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,42 +28,6 @@ class Display(Protocol):
     def __enter__(self) -> Display: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
-
-
-class Rate:
-    """Batches and bytes per second, over the last few looks."""
-
-    def __init__(self, span_seconds: float = 3.0) -> None:
-        self._span = span_seconds
-        self._looks: list[tuple[float, int, int]] = []
-
-    def of(self, snapshot: Snapshot, now: float) -> tuple[float, float]:
-        """(batches/s, bytes/s) at `now`, which comes from a monotonic clock."""
-        self._looks.append((now, snapshot.batches, snapshot.nbytes))
-        while len(self._looks) > 2 and now - self._looks[0][0] > self._span:
-            self._looks.pop(0)
-        then, batches, nbytes = self._looks[0]
-        elapsed = now - then
-        if elapsed <= 0:
-            return 0.0, 0.0
-        return (snapshot.batches - batches) / elapsed, (snapshot.nbytes - nbytes) / elapsed
-
-
-def waiting_for(snapshot: Snapshot) -> str:
-    """What the node is waiting for, in a few words."""
-    loading = [name for name, kind, _ in snapshot.sources if not kind]
-    if loading:
-        return f"loading {', '.join(loading)}"
-    if snapshot.ready < snapshot.workers:
-        missing = snapshot.workers - snapshot.ready
-        return f"{missing} workers are starting" if missing > 1 else "1 worker is starting"
-    if not snapshot.clients:
-        return "waiting for a client"
-    if snapshot.queued:
-        return f"{snapshot.queued} batches queued: the workers are the limit"
-    if snapshot.under_way:
-        return f"{snapshot.under_way} batches in the making"
-    return "the clients have all they asked for"
 
 
 def describe(snapshot: Snapshot, rate: tuple[float, float]) -> str:

@@ -38,11 +38,12 @@ _LINGER_MS = 1000
 
 @dataclass(slots=True)
 class Peer:
-    """A client: where it is, and when it was last heard of."""
+    """A client: where it is, and when it was last heard of. `reads`: it has opened a session, and doesn't only ask how we are."""
 
     identity: bytes
     name: str
     seen: float
+    reads: bool = False
 
 
 class Gate:
@@ -246,6 +247,8 @@ def _size(message: m.ToClient) -> int:
             return len(message.head)
         case m.Failed():
             return 4 * (len(message.error.message) + len(message.error.traceback))  # characters, at most
+        case m.Status():
+            return len(message.text)
     return 0
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import zmq
@@ -22,6 +21,7 @@ from feeder_server.crew import Crew
 from feeder_server.dispatch import Dispatch
 from feeder_server.folders import Folders
 from feeder_server.gate import Gate
+from feeder_server.report import Reporter, Snapshot, of_source
 from feeder_server.sample import Sample, listed
 from feeder_server.supervisor import MAX_CRASHES, Lost, Supervisor
 from feeder_server.work import Action, Assign, Bury, Remove, Send, Ship, Tell, slots_of
@@ -34,21 +34,6 @@ log = logging.getLogger("feeder.node")
 TICK = 0.1  # seconds between looks at the processes and at the flag that `stop` sets
 PROGRESS_SECONDS = 2.0
 STOP_SECONDS = 3.0  # for workers to finish the batch they are at
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """One look at a node, for the live line and the log."""
-
-    ready: int
-    workers: int
-    clients: int
-    batches: int
-    nbytes: int
-    queued: int
-    under_way: int
-    restarts: int
-    sources: tuple[tuple[str, str, int], ...]  # name, kind ("" while loading), batches (-1: unknown)
 
 
 class Node:
@@ -75,6 +60,8 @@ class Node:
         self._given_up = 0
         self._ready = False
         self._next_look = self._next_progress = 0.0
+        self._reporter = Reporter(time.monotonic())
+        self._asking: set[bytes] = set()  # who wants to know how we are
         self._supervisor: Supervisor | None = None
         self.dispatch = Dispatch(
             slots_of([s.name for s in config.sources], config.workers, config.single),
@@ -129,13 +116,11 @@ class Node:
         Raises:
             FeederError: a source could not be loaded, or the workers keep dying.
         """
-        while self.stop_reason is None and self._fatal is None:
+        while self.stop_reason is None:
             self.step(TICK)
-        if self._fatal is not None:
-            raise self._fatal
 
     def step(self, seconds: float) -> None:
-        """One turn of the loop; waits at most `seconds` for something to happen."""
+        """One turn of the loop; waits at most `seconds` for something to happen. Raises as `run` does."""
         self._poller.poll(int((0.002 if self._gate.busy else seconds) * 1000))
         now = time.monotonic()
         self._gate.authenticate()
@@ -149,15 +134,21 @@ class Node:
             self._act(self.dispatch.shipped(block))
         self._act(self.dispatch.assign())
         self._crew.flush()
+        if self._asking:
+            self._tell_status(now)
         gone = {*self._gate.flush(), *self._gate.expired(now)}
         for client in gone:
             self._lose(client, "vanished")
         if now >= self._next_look:
             self._next_look = now + 0.5
-            self._on_look(self.snapshot())
+            snapshot = self.snapshot()
+            self._reporter.look(snapshot, now)
+            self._on_look(snapshot)
         if now >= self._next_progress:
             self._next_progress = now + PROGRESS_SECONDS
             self._report_progress()
+        if self._fatal is not None:
+            raise self._fatal
 
     def close(self) -> None:
         """Tell the clients, stop the workers, leave nothing behind. Takes at most a few seconds."""
@@ -190,12 +181,12 @@ class Node:
             case m.Ping():
                 return [Send(client, m.Pong(message.number))]
             case m.Hello():
-                log.info("client %s connected", message.name)
                 lend = self._config.memory // 4
                 where = self._folders
                 welcome = m.Welcome(m.WIRE_VERSION, self._gate.endpoint, self._config.workers, where.paths, where.nonce, lend)
                 return [Send(client, welcome), *self.dispatch.hello(client, message)]
             case m.Open():
+                self._met(client)
                 return self.dispatch.open(client, message)
             case m.Cancel():
                 return self.dispatch.cancel(client, message)
@@ -203,11 +194,26 @@ class Node:
                 return self.dispatch.close(client, message)
             case m.Leave():
                 self._lose(client, "left")
+            case m.Look():
+                self._asking.add(client)
         return []
+
+    def _met(self, client: bytes) -> None:
+        # Only now: who looks at the status once a second is no client, and not worth a line in the log.
+        peer = self._gate.peers[client]
+        if not peer.reads:
+            peer.reads = True
+            log.info("client %s connected", peer.name)
+
+    def _tell_status(self, now: float) -> None:
+        status = m.Status(self._reporter.text(self.snapshot(), self._gate.endpoint, now))
+        for client in self._asking:
+            self._gate.put(client, status)
+        self._asking.clear()
 
     def _lose(self, client: bytes, how: str) -> None:
         peer = self._gate.peers.get(client)
-        if peer is not None:
+        if peer is not None and peer.reads:
             log.info("client %s %s", peer.name, how)
         self._gate.forget(client)
         self._act(self.dispatch.client_lost(client))
@@ -378,13 +384,13 @@ class Node:
         return Snapshot(
             ready=sum(s.ready for s in d.slots),
             workers=len(d.slots),
-            clients=len(self._gate.peers),
+            clients=sum(peer.reads for peer in self._gate.peers.values()),
             batches=d.made_batches,
             nbytes=d.made_bytes,
             queued=sum(len(s.queue) for s in d.sessions.values()),
             under_way=sum(len(s.jobs) for s in d.slots),
             restarts=self._supervisor.restarts if self._supervisor else 0,
-            sources=tuple((s.name, s.kind, s.num_batches) for s in d.sources),
+            sources=tuple(map(of_source, d.sources)),
         )
 
 

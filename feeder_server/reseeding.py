@@ -27,6 +27,11 @@ class Reseeder:
         self._generators = Generators(**source.roots, **more)
         self.look()
 
+    @property
+    def names(self) -> list[str]:
+        """What is set, by name; of a source that is told, the method that tells it."""
+        return self._generators.names if self._tell is None else ["source.reseed(seed)"]
+
     def set(self, value: int) -> None:
         """Set everything from `value`. What a `reseed` of the user's raises comes out as it is."""
         seeding.seed_globals(value)

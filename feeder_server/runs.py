@@ -97,6 +97,11 @@ class Runs:
             self._go_to(state, place)
         return self._make(state)
 
+    def generators(self, session: bytes) -> list[str]:
+        """Names of the random generators of its own that a session's run has."""
+        state = self._runs.get(session)
+        return state.seeds.names if state is not None else []
+
     def drop(self, session: bytes) -> None:
         """Forget a session."""
         state = self._runs.pop(session, None)

@@ -75,6 +75,7 @@ class Source:
     kind: str = ""  # "indexed" or "stream", once a worker has loaded it
     num_batches: int = -1
     sharded: bool = False
+    stateful: bool = False  # it is told about epochs
     seconds: float = 0.0  # moving average of one batch; 0: none made yet
     nbytes: int = 0  # of a recent batch
     code: bytes = b""  # digest of the user's modules
@@ -124,6 +125,12 @@ class Session:
         for key in gone:
             self.answered(key)
         return gone
+
+    def disown(self, slots: list[Slot], void: Session) -> None:
+        """What workers say of this session's tasks is no answer to tasks of the same names that are asked for from now on."""
+        for slot in slots:
+            slot.jobs.update({task: Job(void, job.key, job.nbytes) for task, job in slot.jobs.items() if job.session is self})
+        self.making.clear()
 
     def end_part(self, source: Source, index: int) -> None:
         """A worker has nothing at the place of batch `index` of this run."""

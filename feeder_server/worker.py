@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 from feeder_server import failure, sample
@@ -84,7 +85,7 @@ class Worker:
                 return False
             self._copies[number] = copies
             length = -1 if info.num_batches is None else info.num_batches
-            self._link.put(w.Loaded(number, info.kind, length, info.sharded, self._code_of(number)))
+            self._link.put(w.Loaded(number, info.kind, length, info.sharded, self._code_of(number), info.stateful))
             self._link.flush()
         return True
 
@@ -182,7 +183,8 @@ class Worker:
         text = ""
         if task.source not in self._shown:
             self._shown.add(task.source)
-            text = sample.to_text(describe(batch))
+            found = self._copies[task.source].generators(task.copy)
+            text = sample.to_text(replace(describe(batch), generators=sample.cut(found)))
         leaves = fingerprint(encoded) if task.look else ()
         self._link.put(w.Looked(task.task, leaves, text, attributes))
 

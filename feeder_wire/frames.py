@@ -23,10 +23,10 @@ from feeder_wire.errors import ProtocolError, RemoteError
 MAX_FRAME = 64 * 1024 * 1024
 """First frames above this size are refused unread."""
 
-_CLIENT_SIDE = (m.Hello, m.Open, m.Ask, m.Cancel, m.Release, m.Close, m.Ping, m.Leave)
+_CLIENT_SIDE = (m.Hello, m.Open, m.Ask, m.Cancel, m.Release, m.Close, m.Ping, m.Leave, m.Look)
 _NODE_SIDE = (
     m.Welcome, m.Refuse, m.Opened, m.Inline, m.Lent, m.Part, m.Failed, m.Ended, m.Unknown, m.Progress, m.Retired, m.Pong, m.Goodbye,
-    m.Verdict,
+    m.Verdict, m.Status,
 )  # fmt: skip
 _TO_WORKER = (w.Task, w.Free, w.Drop, w.Retire, w.Mode, w.Stop)
 _FROM_WORKER = (w.Joined, w.Loaded, w.LoadFailed, w.Made, w.MadeBlock, w.TaskFailed, w.TaskEnded, w.Dropped, w.Looked)

@@ -1,6 +1,6 @@
 """The messages that clients and nodes exchange: data that can't be built invalid. Those of workers are in worker_messages.py.
 
-    client ── Hello, Open, Ask, Cancel, Release, Close, Ping, Leave ─────────────────────────────────▶ node
+    client ── Hello, Open, Ask, Cancel, Release, Close, Ping, Leave, Look ───────────────────────────▶ node
     client ◀─ Welcome, Refuse, Opened, Inline, Lent, Part, Failed, Ended, Unknown, Progress, Retired, Pong, Goodbye ── node
 
 Every field is checked when a message is made, by the sender as well as by the receiver (`ProtocolError`), so code behind
@@ -26,6 +26,8 @@ from feeder_wire.fields import MAX_INDEX as MAX_INDEX
 from feeder_wire.fields import MAX_ITEMS as MAX_ITEMS
 from feeder_wire.fields import MAX_TEXT as MAX_TEXT
 from feeder_wire.leaves import Leaf
+from feeder_wire.status_messages import Look as Look
+from feeder_wire.status_messages import Status as Status
 
 WIRE_VERSION = 2
 """Goes up with every change that an older peer would misread."""
@@ -394,7 +396,7 @@ class Verdict:
         object.__setattr__(self, "leaves", fields.leaves(self, self.leaves))
 
 
-ToNode: TypeAlias = Hello | Open | Ask | Cancel | Release | Close | Ping | Leave
+ToNode: TypeAlias = Hello | Open | Ask | Cancel | Release | Close | Ping | Leave | Look
 ToClient: TypeAlias = (
-    Welcome | Refuse | Opened | Inline | Lent | Part | Failed | Ended | Unknown | Progress | Retired | Pong | Goodbye | Verdict
+    Welcome | Refuse | Opened | Inline | Lent | Part | Failed | Ended | Unknown | Progress | Retired | Pong | Goodbye | Verdict | Status
 )

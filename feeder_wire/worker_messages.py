@@ -108,7 +108,10 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A source was loaded. `num_batches` -1: not known, or endless. `code`: digest of the user's modules, empty where there are none."""
+    """A source was loaded. `num_batches` -1: not known, or endless. `code`: digest of the user's modules, empty where there are none.
+
+    `stateful`: it is told about epochs.
+    """
 
     CODE: ClassVar[int] = 81
     source: int
@@ -116,8 +119,10 @@ class Loaded:
     num_batches: int
     sharded: bool
     code: bytes = b""
+    stateful: bool = False
 
     def __post_init__(self) -> None:
+        fields.flag(self, self.stateful)
         fields.blob(self, self.code, 64)
         fields.whole(self, self.source)
         fields.whole(self, self.num_batches, low=-1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import quick, sources
+from benchmarks import quick, seeding, sources
 from benchmarks.quick import Claim, Task, claims, markdown, ratios, spread, tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,3 +100,27 @@ def test_a_tiny_run(tmp_path: Path) -> None:
     assert all(f"| {title} | " in text for title, _, _ in quick.MEASUREMENTS.values())
     assert "| frameworks in a NumPy-only worker: none | 0 | at most 0 | yes |" in text
     assert "claim" in done.stdout
+
+
+class TestSeeding:
+    def test_what_is_not_installed_is_absent(self) -> None:
+        found: quick.Results = {name: [2.0, 4.0] for name in seeding.MEASUREMENTS}
+        found["tensorflow"] = [None, None]
+        head, rows = seeding.table(found)
+        assert len(head) == 3 and len(rows) == len(seeding.MEASUREMENTS)
+        assert ("seeding an item: tensorflow is loaded", "absent", "us") in rows
+        assert ("seeding an item: no generator of its own", "3 (2 to 4)", "us") in rows
+        assert seeding.plain(needs="no_such_package")() is None
+
+    def test_the_order_is_rotated(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[str] = []
+        monkeypatch.setattr(seeding, "in_fresh_process", asked.append)
+        found = seeding.run(2, lambda text: None)
+        count = len(seeding.MEASUREMENTS)
+        assert sorted(asked[:count]) == sorted(asked[count:]) == sorted(seeding.MEASUREMENTS) and asked[0] != asked[count]
+        assert all(values == [None, None] for values in found.values())
+
+    @pytest.mark.parametrize("name", ["seventeen", "compared 4"])
+    def test_one_for_real(self, name: str) -> None:
+        """Seeding is never free, and a server never up in no time."""
+        assert 0.05 < seeding.in_fresh_process(name) < 100_000

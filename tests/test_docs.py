@@ -16,6 +16,7 @@ import pytest
 import feeder_client
 from feeder_client import FeederClient, FeederSequence
 from feeder_server import cli
+from feeder_server.report import Report, SourceReport
 from feeder_wire import codec, frames, messages, tree
 from feeder_wire.errors import RemoteError
 
@@ -28,7 +29,7 @@ CHECKED_FOR_COMMANDS = ["README.md", *(name for name in DOCUMENTS if name.starts
 # Options of other programs (docker, pip, systemd, git) that the documents name, and feeder's own that aren't there yet.
 FOREIGN = {"--shm-size", "--ipc", "--rm", "--stop-timeout", "--init"}
 PLANNED_OPTIONS = {"--join"}
-PLANNED_COMMANDS = {"check", "preview", "bench", "status"}
+PLANNED_COMMANDS = {"preview", "bench"}
 PRINTED = {"ready"}  # "feeder-server ready at ..." is what it says, not a command
 
 
@@ -104,9 +105,20 @@ class TestCommandLine:
         assert not PLANNED_COMMANDS & set(known)
         assert not PLANNED_OPTIONS & known["serve"]
 
-    def test_every_option_of_serve_is_described(self) -> None:
-        options = {option for option in commands_and_options()["serve"] if option.startswith("--")} - {"--help"}
-        assert not {option for option in options if f"`{option}" not in text_of("docs/operations.md")}
+    @pytest.mark.parametrize(
+        ("command", "heading"), [("serve", "Options of `serve`"), ("check", "Options of `check`"), ("status", "Status")]
+    )
+    def test_every_option_is_described(self, command: str, heading: str) -> None:
+        options = {option for option in commands_and_options()[command] if option.startswith("--")} - {"--help"}
+        text = section("docs/operations.md", heading)
+        assert not {option for option in options if f"`{option}`" not in text}
+
+    def test_every_field_of_a_report_is_described(self) -> None:
+        """In the tables of docs/operations.md, and no others."""
+        text = section("docs/operations.md", "Status")
+        rows = re.findall(r"^\| (`[a-z_]+`(?:, `[a-z_]+`)*) \| (?:text|number|integer|true or false|list)", text, flags=re.M)
+        named = [name for row in rows for name in re.findall(r"[a-z_]+", row)]
+        assert sorted(named) == sorted(f.name for kind in (Report, SourceReport) for f in fields(kind))
 
     def test_exit_codes(self) -> None:
         rows = dict(re.findall(r"^\| (\d+) \| (.+?) \|$", section("docs/operations.md", "Signals and exit codes"), flags=re.M))

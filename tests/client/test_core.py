@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from feeder_client import core as core_module
-from feeder_client.core import Core, Options, PassEnded
+from feeder_client.core import Core, PassEnded
+from feeder_client.options import Options
 from feeder_wire import messages as m
 from feeder_wire.errors import (
     AuthenticationError,

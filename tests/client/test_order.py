@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feeder_client.order import PEEKS, Key, Order, Seen, mix, permuted
+from feeder_client.order import PEEKS, Key, Order
+from feeder_client.permutation import mix, permuted
+from feeder_client.seen import Seen
 
 SETTINGS = settings(deadline=None, database=None, max_examples=300)
 HUGE = (1 << 63) - 1

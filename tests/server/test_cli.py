@@ -26,9 +26,11 @@ from feeder_wire.errors import (
     EndpointError,
     FeederError,
     NodeUnreachable,
+    ProtocolError,
     SourceError,
     SourceNotFound,
     UnsupportedBatch,
+    VersionMismatch,
     WorkerCrashed,
 )
 from feeder_wire.security import load_pair, load_public, make_key_files
@@ -205,7 +207,9 @@ class TestExitCodes:
             (NodeUnreachable, 4),
             (AuthenticationError, 4),
             (WorkerCrashed, 5),
-            (BatchTimeout, 2),
+            (BatchTimeout, 3),
+            (VersionMismatch, 4),
+            (ProtocolError, 4),
             (FeederError, 2),
         ],
     )

@@ -93,7 +93,6 @@ def test_every_index_once_over_any_number_of_workers() -> None:
             assert sorted(item[0] for item in seen) == [0, 1, 2, 3, 4]  # type: ignore[index]
 
 
-@settings(deadline=None)  # how long an example takes is up to the machine
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([A, B]), st.integers(0, 3), st.integers(0, 4)), max_size=25))
 def test_an_item_does_not_depend_on_what_was_made_before(requests: list[tuple[int, bytes, int, int]]) -> None:
     workers = [copies_of(Shuffled, slot=slot, slots=3) for slot in range(3)]
@@ -142,6 +141,7 @@ def test_epochs_are_replayed_in_turn() -> None:
     assert repr(copies) == f"<Copies slot 0 of 1, cold, {{'{A.hex()}': [1, 5]}}>"
 
 
+@settings(deadline=None)  # other programs may have the cores
 @given(st.lists(st.integers(0, 6), max_size=30))
 def test_at_most_two_copies_per_session(epochs: list[int]) -> None:
     copies = copies_of(Shuffled)
@@ -203,6 +203,46 @@ def test_a_length_that_changes() -> None:
     copies = copies_of(Shrinking)
     assert [copies.num_batches_at(A, epoch) for epoch in (0, 1, 3, 2)] == [4, 3, 1, 2]
     assert copies.info().num_batches == 4
+
+
+class Noisy(Plain):
+    """Holds one generator, and makes another one with its first item."""
+
+    late: Any = None
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng()
+
+    def __getitem__(self, index: int) -> tuple[int, float]:
+        self.late = self.late or random.Random()
+        return index, self.rng.random()
+
+
+class Told(Plain):
+    def reseed(self, seed: int) -> None:
+        self.seed = seed
+
+
+def noisy_stream() -> Iterator[float]:
+    rng = np.random.default_rng()
+    while True:
+        yield rng.random()
+
+
+def test_the_generators_that_are_set_have_names() -> None:
+    made = Copies(lambda: build(Noisy, {}, shard=None), seed=0, slot=0, slots=1)
+    assert made.generators(A) == []
+    made.warm()
+    assert made.generators(A) == ["source.rng"]
+    made.item(A, 0, 0)
+    assert made.generators(A) == ["source.rng", "source.late"]
+    told = Copies(lambda: build(Told, {}, shard=None), seed=0, slot=0, slots=1)
+    told.warm()
+    assert told.generators(A) == ["source.reseed(seed)"]
+    stream = Copies(lambda: build(noisy_stream, {}, shard=None), seed=0, slot=0, slots=1)
+    stream.next(A, 0)
+    assert stream.generators(A) == ["run.rng"]
+    assert stream.generators(B) == []
 
 
 def test_errors_of_items_come_out_as_they_are() -> None:

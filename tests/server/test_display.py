@@ -11,15 +11,20 @@ import pytest
 from rich.console import Console
 
 from feeder_server import display
-from feeder_server.display import QUIET_SECONDS, LiveDisplay, LogDisplay, Rate, describe, waiting_for
-from feeder_server.node import Snapshot
+from feeder_server.display import QUIET_SECONDS, LiveDisplay, LogDisplay, describe
+from feeder_server.report import Rate, Snapshot, SourceReport, waiting_for
+
+
+def source(name: str, kind: str) -> SourceReport:
+    """A source of which nothing else is known."""
+    return SourceReport(name, kind, None, 4, False, False, "", "", (), 0.0, 0, (), (), ())
 
 
 def look(**changes: Any) -> Snapshot:
     """A node with nothing wrong, and the changes."""
     plain = {
         "ready": 4, "workers": 4, "clients": 1, "batches": 100, "nbytes": 10**9, "queued": 0, "under_way": 0, "restarts": 0,
-        "sources": (("train", "indexed", 10),),
+        "sources": (source("train", "indexed"),),
     }  # fmt: skip
     return Snapshot(**{**plain, **changes})
 
@@ -55,8 +60,8 @@ class TestWords:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            ({"sources": (("train", "", -1), ("val", "", -1)), "ready": 0}, "loading train, val"),
-            ({"sources": (("train", "indexed", 5), ("val", "", -1)), "ready": 0}, "loading val"),
+            ({"sources": (source("train", ""), source("val", "")), "ready": 0}, "loading train, val"),
+            ({"sources": (source("train", "indexed"), source("val", "")), "ready": 0}, "loading val"),
             ({"ready": 1}, "3 workers are starting"),
             ({"ready": 3}, "1 worker is starting"),
             ({"clients": 0}, "waiting for a client"),
@@ -105,7 +110,7 @@ class TestLive:
         out = io.StringIO()
         console = Console(file=out, force_terminal=True, width=200, legacy_windows=False)
         with LiveDisplay(console) as shown:
-            shown.look(look(sources=(("[red]odd[/red]", "", -1),)))
+            shown.look(look(sources=(source("[red]odd[/red]", ""),)))
             shown._live.refresh()
         assert "workers 4/4 | 0.0 batches/s" in out.getvalue()
         assert "loading [red]odd[/red]" in out.getvalue(), "names are no markup"

@@ -254,6 +254,39 @@ class TestLog:
         for text in ("starting 2 workers for default on tcp://127.0.0.1:", f"pid {os.getpid()} on ", "stopping: it got", "stopped"):
             assert text in node.stderr
 
+    def test_what_batches_are_made_of_and_what_is_regretted(self, tmp_path: Path) -> None:
+        """Of an indexed source at the start, before anybody asks; of a stream with its first batch."""
+        (tmp_path / "data.py").write_text(
+            "import numpy as np\n"
+            "def batch(): return np.random.rand(4, 32, 32, 3), np.random.randint(0, 255, (4, 32, 32, 3)), np.zeros((4, 512, 512), 'f4')\n"
+            "class Items:\n"
+            "    def __len__(self): return 5\n"
+            "    def __getitem__(self, i): return batch()\n"
+            "def stream():\n"
+            "    while True: yield batch()\n"
+            "class Plain(Items):\n"
+            "    def __getitem__(self, i): return np.random.randint(0, 255, (4, 32, 32, 3), np.uint8)\n"
+        )
+        expected = (
+            "source {!r} gives batches of 4.39 MB:",
+            "    batch[0]  float64 (4, 32, 32, 3)  98.3 kB",
+            "    batch[1]  int64 (4, 32, 32, 3)  98.3 kB",
+            "    batch[2]  float32 (4, 512, 512)  4.19 MB",
+            "source {!r}: batch[0] is float64: 98.3 kB where float32 needs 49.2 kB",
+            "source {!r}: batch[1] is int64 with shape (4, 32, 32, 3), like an image: 98.3 kB where uint8 would need 12.3 kB",
+            "source {!r}: batch[2] is 100% 0.0: 4.19 MB per batch are sent for it",
+        )
+        with serve(tmp_path, "items=data.py:Items", "stream=data.py:stream", "plain=data.py:Plain", workers=2) as node:
+            for line in expected:
+                node.says(line.format("items"))
+            node.says("source 'plain' gives batches of 12.3 kB:")
+            assert "source 'stream' gives" not in node.stderr
+            with FeederClient(node.endpoint, "stream") as client:
+                next(iter(client))
+            for line in expected:
+                node.says(line.format("stream"))
+            assert node.stderr.count("WARNING source") == 6, node.stderr
+
     def test_what_user_code_prints(self, tmp_path: Path) -> None:
         """Both its outputs, with the worker's name, in any locale."""
         with serve(tmp_path, f"{SOURCES}:Prints", env={"PYTHONIOENCODING": "", "LC_ALL": "C", "PYTHONUTF8": "0"}) as node:

@@ -43,6 +43,7 @@ MESSAGES: dict[type[Any], st.SearchStrategy[Any]] = {
     m.Close: st.builds(m.Close, ids),
     m.Ping: st.builds(m.Ping, whole),
     m.Leave: st.just(m.Leave()),
+    m.Look: st.just(m.Look()),
     m.Welcome: st.builds(
         m.Welcome,
         st.integers(0, 1 << 31),
@@ -68,6 +69,7 @@ MESSAGES: dict[type[Any], st.SearchStrategy[Any]] = {
     m.Retired: st.builds(m.Retired, blocks),
     m.Pong: st.builds(m.Pong, whole),
     m.Verdict: st.builds(m.Verdict, ids, texts, texts, st.booleans(), st.booleans(), leaves),
+    m.Status: st.builds(m.Status, texts),
     m.Goodbye: st.builds(m.Goodbye, texts, texts, st.lists(texts, max_size=4).map(tuple)),
     w.Task: st.builds(w.Task, whole, whole, ids, whole, whole, st.booleans()),
     w.Free: st.builds(w.Free, blocks),
