@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeAlias
 
 from feeder_client.order import Key, Order
@@ -110,6 +110,10 @@ class IndexedStock:
 
     def missing(self) -> list[int]:
         """Any node makes any batch."""
+        return []
+
+    def give_up(self, nodes: Collection[int]) -> list[int]:
+        """What they owed is asked of others."""
         return []
 
     @property
@@ -217,14 +221,19 @@ class StreamStock:
         self._hand_on()
 
     def node_lost(self, node: int) -> int:
-        """See `StreamWindow.node_lost`; the run may be over without this node."""
-        again = self.window.node_lost(node)
-        self._hand_on()
-        return again
+        """See `StreamWindow.node_lost`."""
+        return self.window.node_lost(node)
 
     def missing(self) -> list[int]:
         """See `StreamWindow.missing`."""
         return self.window.missing()
+
+    def give_up(self, nodes: Collection[int]) -> list[int]:
+        """See `StreamWindow.give_up`; the run may be over without them."""
+        fresh = self.window.give_up(nodes)
+        if fresh:
+            self._hand_on()
+        return fresh
 
     @property
     def level(self) -> tuple[int, int]:
