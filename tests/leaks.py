@@ -46,7 +46,7 @@ class PrivateFolders:
     def make(cls, temporary: Path) -> PrivateFolders:
         """Makes them, with `temporary` for temporary files, and points this process and its children to them."""
         shared = None
-        if os.access("/dev/shm", os.W_OK):
+        if sys.platform == "linux" and os.access("/dev/shm", os.W_OK):
             # The real thing where there is one: memory, not disk. The name is none of those that feeder sweeps.
             sweep(Path("/dev/shm"))
             shared = Path(tempfile.mkdtemp(prefix=f"pytest-{os.getpid()}-", suffix="-for-feeder", dir="/dev/shm"))
