@@ -52,6 +52,10 @@ _THREAD_VARIABLES = (
 )
 _WINDOWS_CODES = {
     0xC0000005: "access violation",
+    0xC000001D: "illegal instruction",
+    0xC0000135: "a DLL is missing",
+    0xC0000142: "a DLL could not be loaded",
+    0xC0000374: "heap corruption",
     0xC00000FD: "stack overflow",
     0xC0000017: "out of memory",
     0xC000013A: "Ctrl-C",
