@@ -53,7 +53,7 @@ def summary(result: Mapping[str, object], seconds: float) -> str:
 def run_tests(wine: Wine, arguments: Sequence[str], temporary: Path) -> int:
     """Runs pytest there, shows what it prints, and returns its exit code."""
     result = temporary / "result.json"
-    command = [windows_path(Path(__file__).with_name("inside.py")), windows_path(ROOT), windows_path(result)]
+    command = ["-u", windows_path(Path(__file__).with_name("inside.py")), windows_path(ROOT), windows_path(result)]
     command += pytest_arguments(arguments, temporary, os.cpu_count() or 1)
     started = time.monotonic()
     code, _ = wine.run(
