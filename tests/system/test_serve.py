@@ -6,9 +6,11 @@ import gc
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +50,19 @@ class TestStart:
                 assert len(list(client)) == 20
             assert node.stop() == 0
             assert node.stdout == f"feeder-server ready at {node.endpoint}\n"
+
+    def test_the_program_that_pip_makes(self, tmp_path: Path) -> None:
+        """On Windows an .exe that starts Python: Ctrl-C reaches both, and both are gone afterwards."""
+        program = shutil.which("feeder-server", path=sysconfig.get_path("scripts"))
+        if program is None:
+            pytest.skip("feeder is not installed, or into the user's own folder")
+        with Running([program, "serve", f"{SOURCES}:Numbers", "--workers", "1", "--bind", ANY_PORT], tmp_path) as node:
+            node.says("feeder-server ready at ")
+            below = workers_of(node.pid)
+            with FeederClient(node.stdout.split()[-1], connect_timeout=5) as client:
+                assert len(list(client)) == 20
+            assert node.stop() == 0
+            until(lambda: not alive(below), lambda: f"left: {alive(below)}")
 
     def test_several_sources_from_one_pool(self, tmp_path: Path) -> None:
         """With arguments for all of them and for one, in any order; the workers are the same."""

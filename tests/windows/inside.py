@@ -16,10 +16,15 @@ import pytest
 
 
 class Result:
-    """Counts outcomes as pytest's own last line does, and writes them down."""
+    """Counts outcomes as pytest's own last line does, and writes them down. Shows a failure at once: a run takes long."""
 
     def __init__(self, path: str) -> None:
         self._path = path
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A test has come to its end, in this process or another."""
+        if report.failed:
+            print(f"\n{report.outcome} at {report.when}: {report.nodeid}\n{report.longreprtext}\n", flush=True)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """pytest is done."""

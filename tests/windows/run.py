@@ -41,7 +41,7 @@ def pytest_arguments(given: Sequence[str], temporary: Path, cores: int) -> list[
     chosen = any(a.startswith("-n") or "::" in a for a in given)
     # Several processes: where one hangs, pytest-timeout can only end it on Windows, and the others go on.
     spread = [] if chosen else ["-n", str(min(cores, PROCESSES)), "--dist", "worksteal", "--max-worker-restart", "20"]
-    return ["--basetemp", windows_path(temporary / "t"), "-o", f"timeout={TEST_SECONDS}", *spread, *given]
+    return ["--tb=short", "--durations=20", "--basetemp", windows_path(temporary / "t"), "-o", f"timeout={TEST_SECONDS}", *spread, *given]
 
 
 def summary(result: Mapping[str, object], seconds: float) -> str:

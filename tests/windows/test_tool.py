@@ -61,7 +61,7 @@ class TestPaths:
 class TestArguments:
     def test_the_suite_is_spread_over_two_processes(self, tmp_path: Path) -> None:
         given = run.pytest_arguments(["-x"], tmp_path, cores=8)
-        assert given[:2] == ["--basetemp", wine.windows_path(tmp_path / "t")]
+        assert given[given.index("--basetemp") + 1] == wine.windows_path(tmp_path / "t")
         assert given[-1] == "-x"
         assert given[given.index("-n") + 1] == "2"
 
