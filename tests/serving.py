@@ -273,15 +273,26 @@ def kill(pid: int, name: str = "SIGKILL") -> str:
 
 
 def workers_of(pid: int) -> dict[int, Any]:
-    """The processes below `pid`, by process id; without the one that Windows has for each console."""
+    """The processes below `pid`, by process id; without those that only Windows puts in between."""
     psutil = pytest.importorskip("psutil")
     found = {}
     with suppress(psutil.NoSuchProcess):
         for child in psutil.Process(pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
-                if not (ON_WINDOWS and "conhost.exe" in " ".join(child.cmdline())):
+                if not (ON_WINDOWS and _is_between(child)):
                     found[child.pid] = child
     return found
+
+
+def _is_between(process: Any) -> bool:
+    """Each console has a process there, and the program that pip makes and the python.exe of an environment start another one."""
+    line = " ".join(process.cmdline())
+    if "conhost.exe" in line or "feeder-server.exe" in line:
+        return True
+    try:
+        return sys.prefix != sys.base_prefix and os.path.samefile(process.exe(), sys.executable)
+    except OSError:  # Wine can't tell, and has no environments
+        return False
 
 
 def alive(pids: Mapping[int, Any]) -> list[int]:
