@@ -227,7 +227,9 @@ class TestPrivate:
 
     def test_nothing_secret_is_on_a_command_line(self, endpoint: str) -> None:
         for process in workers_of(os.getpid()).values():
-            assert not re.search(r"[!-~]{40}", " ".join(process.cmdline()).replace("feeder_server", "").replace("/", " "))
+            assert not re.search(
+                r"[!-~]{40}", " ".join(process.cmdline()).replace("feeder_server", "").replace("/", " ").replace("\\", " ")
+            )
 
 
 # The class is the script's own, the script has no main guard, and what it does at its top would be done again by multiprocessing.
@@ -257,7 +259,8 @@ class TestTheEndOfTheTrainer:
         with Script(tmp_path, SCRIPT) as script:
             assert script.wait() == 0, script.output
             assert script.stdout.splitlines() == ["top of __main__", "[0, 1, 2, 3, 4] False"]
-            assert script.stderr == ""
+            # On a slow machine it says that it waits.
+            assert not [line for line in script.stderr.splitlines() if not line.startswith("waiting for source 'default'")]
         until(lambda: arenas() == before, lambda: f"left: {arenas() - before}")
 
     def test_a_folder_whose_files_are_called_like_modules(self, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Usage: python.exe inside.py ROOT RESULT [pytest's arguments...]; counts and vers
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -37,6 +38,10 @@ class Result:
 def main() -> int:
     """Entry point."""
     root, result, *arguments = sys.argv[1:]
+    # Of this process alone: with the variable, children would not print in cp1252 as they do on a user's machine.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
     del sys.path[0]  # the folder of this file
     # Behind site-packages: the tests come from the checkout, the packages from the wheel.
     sys.path.append(root)

@@ -61,7 +61,6 @@ def run_tests(wine: Wine, arguments: Sequence[str], temporary: Path) -> int:
         seconds=SECONDS,
         show=_show,
         HYPOTHESIS_STORAGE_DIRECTORY=windows_path(temporary / "hypothesis"),
-        PYTHONIOENCODING="utf-8",
         FEEDER_TEST_PATIENCE="3",
     )
     if result.exists():
