@@ -298,4 +298,9 @@ def _is_between(process: Any) -> bool:
 def alive(pids: Mapping[int, Any]) -> list[int]:
     """Which of these (from `workers_of`) still run."""
     psutil = pytest.importorskip("psutil")
-    return [pid for pid, process in pids.items() if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    found = []
+    for pid, process in pids.items():
+        with suppress(psutil.NoSuchProcess):  # it ends between the two questions
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(pid)
+    return found
