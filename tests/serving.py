@@ -250,6 +250,13 @@ def arenas() -> set[Path]:
     return {path for place in places if place for path in Path(place).glob(PREFIX + "*")}
 
 
+def arenas_since(before: set[Path]) -> set[Path]:
+    """Those that are new, after a sweep on Windows: what a trainer had mapped when its server ended is for the next start of one."""
+    if ON_WINDOWS:
+        sweep(parents())
+    return arenas() - before
+
+
 def arena_bytes() -> int:
     """Size of all files in them."""
     total = 0

@@ -18,7 +18,7 @@ import pytest
 
 from feeder_client import AuthenticationError, ConfigError, FeederClient, NodeUnreachable, SourceError, SourceNotFound, WorkerCrashed
 from feeder_wire.security import make_key_files
-from tests.serving import ON_WINDOWS, SOURCES, Running, Script, alive, arenas, kill, posix_signals, shadows, until, workers_of
+from tests.serving import ON_WINDOWS, SOURCES, Running, Script, alive, arenas, arenas_since, kill, posix_signals, shadows, until, workers_of
 from tests.sources import Numbers, counted
 
 # Exit codes of a Python that nobody saved: Windows' Popen.kill gives 1, and Ctrl-C its own NTSTATUS.
@@ -261,7 +261,7 @@ class TestTheEndOfTheTrainer:
             assert script.stdout.splitlines() == ["top of __main__", "[0, 1, 2, 3, 4] False"]
             # On a slow machine it says that it waits.
             assert not [line for line in script.stderr.splitlines() if not line.startswith("waiting for source 'default'")]
-        until(lambda: arenas() == before, lambda: f"left: {arenas() - before}")
+        until(lambda: not arenas_since(before), lambda: f"left: {arenas_since(before)}")
 
     def test_a_folder_whose_files_are_called_like_modules(self, tmp_path: Path) -> None:
         script = tmp_path / "script.py"
@@ -347,7 +347,7 @@ class TestTheEndOfTheTrainer:
             script.signal(name)
             assert script.wait() == ENDS_WITH[name], script.output
             until(lambda: not alive(below), lambda: f"left: {alive(below)}")
-            until(lambda: arenas() == before, lambda: f"left: {arenas() - before}")
+            until(lambda: not arenas_since(before), lambda: f"left: {arenas_since(before)}")
             errors = script.stderr
             assert errors.count("Traceback") == (name == "SIGINT")
             assert "feeder_server" not in errors
