@@ -212,8 +212,11 @@ class Wine:
                 raise SetupFailed(f"{' '.join(command)} ended with exit code {done.returncode}")
 
     def _install(self) -> None:
-        # Its own pip: it judges the markers as Windows does, and makes Scripts\*.exe.
-        self.pip("install", "--no-index", "--find-links", windows_path(self.home / "downloads" / "wheels"), *pinned(constraints_of(ROOT)))
+        # Its own pip: it judges the markers as Windows does, and makes Scripts\*.exe. The pip that came with this Python makes such
+        # that don't run, so that one is replaced first.
+        index = ["--no-index", "--find-links", windows_path(self.home / "downloads" / "wheels")]
+        self.pip("install", *index, "--upgrade", "pip")
+        self.pip("install", *index, *pinned(constraints_of(ROOT)))
         self._must("-m", "compileall", "-q", windows_path(self.python.parent / "Lib"), "-x", r"test|lib2to3|idlelib|tkinter")
 
     def pip(self, *arguments: str) -> None:
