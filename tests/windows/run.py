@@ -25,6 +25,7 @@ from tests.windows.wine import ROOT, SetupFailed, Unavailable, Wine, build_wheel
 
 SKIPPED = 77  # as for automake
 FAILED = 1
+INTERRUPTED = 130
 SECONDS = 45 * 60.0  # for all tests; on two idle cores they take a quarter of that
 TEST_SECONDS = 300
 PROCESSES = 2
@@ -95,6 +96,9 @@ def main(arguments: Sequence[str]) -> int:
     except SetupFailed as e:
         say(f"the set-up failed: {e}")
         return FAILED
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
