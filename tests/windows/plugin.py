@@ -1,10 +1,18 @@
-"""A pytest plugin for runs under Wine: skips what `not_under_wine.py` names, and nothing else."""
+"""A pytest plugin for runs under Wine: skips what `not_under_wine.py` names and nothing else, and lets examples take their time."""
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 
 from tests.windows.not_under_wine import REASONS
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Not when this file is imported: the tool's own tests do that, too."""
+    # A single example may take long under Wine, on a machine that does other things as well.
+    hypothesis.settings.register_profile("wine", deadline=None)
+    hypothesis.settings.load_profile("wine")
 
 
 def reason_for(nodeid: str) -> str | None:

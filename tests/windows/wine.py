@@ -39,6 +39,28 @@ WINE64 = ("/usr/lib/wine/wine64", "/usr/bin/wine64")
 # Wine's gaps: the C runtime of Microsoft instead of its own, no installers for .NET and HTML, no debugger that waits for ever.
 _OVERRIDES = "mscoree=;mshtml=;ucrtbase=n,b;winedbg.exe=d"
 
+# What every python.exe does first there.
+_MENDS = '''"""Mends two faults of Wine."""
+import _winapi
+
+del _winapi.CopyFile2  # it isn't there, and calling it ends the process; without it shutil copies otherwise
+_create_process = _winapi.CreateProcess
+
+
+def _create(*arguments):
+    # About one start in a thousand fails with "internal error" on a busy machine, before the new process has run any code.
+    for _ in range(3):
+        try:
+            return _create_process(*arguments)
+        except OSError as e:
+            if e.winerror != 1359:
+                raise
+    return _create_process(*arguments)
+
+
+_winapi.CreateProcess = _create
+'''
+
 Say = Callable[[str], None]
 
 
@@ -217,6 +239,7 @@ class Wine:
         index = ["--no-index", "--find-links", windows_path(self.home / "downloads" / "wheels")]
         self.pip("install", *index, "--upgrade", "pip")
         self.pip("install", *index, *pinned(constraints_of(ROOT)))
+        (self.python.parent / "Lib" / "site-packages" / "sitecustomize.py").write_text(_MENDS, encoding="utf-8")
         self._must("-m", "compileall", "-q", windows_path(self.python.parent / "Lib"), "-x", r"test|lib2to3|idlelib|tkinter")
 
     def pip(self, *arguments: str) -> None:
