@@ -95,7 +95,7 @@ def test_without_keras(tmp_path: Path, why: str) -> None:
     done = subprocess.run(COMMAND, env=environment(first=str(tmp_path)), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert why in done.stdout
-    assert "pip install 'keras-feeder[tensorflow]'" in done.stdout
+    assert 'pip install "keras-feeder[tensorflow]"' in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 
