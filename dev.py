@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Set up feeder for development and run it: `python dev.py demo`, `test`, `lint`, `setup` or `clean`.
+"""Set up feeder for development and run it: `python dev.py demo`, `test`, `test-windows`, `lint`, `setup` or `clean`.
 
 Needs a Python and nothing else: makes `.venv` in this folder, installs feeder and its tools there, pinned by constraints.txt,
 and starts at once when that was done before. On Windows: `py dev.py demo`.
@@ -336,6 +336,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         epilog="commands:\n"
         "  demo [args...]   feeder-server demo: what feeder gains, on this machine\n"
         "  test [args...]   the whole test suite; args go to pytest\n"
+        "  test-windows [args...]   the same in a Windows Python under Wine, on Linux; args go to pytest (see tests/windows/run.py)\n"
         "  lint             ruff, mypy and the rules of the architecture\n"
         "  setup            only make .venv, or bring it up to date\n"
         "  clean            remove .venv, caches and build output\n\n"
@@ -352,10 +353,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="install this extra too: torch (also called bench), after a --light set-up",
     )
     parser.add_argument("--light", action="store_true", help="leave out torch, gigabytes on Linux; tests that need it are skipped")
-    parser.add_argument("command", choices=["demo", "test", "lint", "setup", "clean"])
+    parser.add_argument("command", choices=["demo", "test", "test-windows", "lint", "setup", "clean"])
     parser.add_argument("args", nargs=argparse.REMAINDER)
     options = parser.parse_args(argv)
-    if options.args and options.command not in ("demo", "test"):
+    if options.args and options.command not in ("demo", "test", "test-windows"):
         parser.error(f"{options.command} takes no arguments; options of dev.py go before it")
     return options
 
@@ -365,12 +366,16 @@ def run_command(options: argparse.Namespace) -> int:
     if options.command == "clean":
         clean()
         return 0
+    if options.command == "test-windows" and sys.platform != "linux":
+        raise Stop("test-windows needs Linux, and Wine. On Windows itself the whole suite is: py dev.py test")
     runner = Runner(options.verbose)
     # bench is an older name of torch
     set_up(runner, ["torch" if name == "bench" else name for name in options.extras], options.light)
     python = str(venv_program("python"))
     if options.command == "test":
         return runner.run(test_command(python, options.args, usable_cores()))
+    if options.command == "test-windows":
+        return runner.run([python, "-m", "tests.windows.run", *options.args])
     if options.command == "lint":
         return lint(runner, python)
     if options.command == "demo":

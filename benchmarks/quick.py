@@ -286,9 +286,11 @@ def machine() -> list[str]:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{name} absent")
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    try:
+        command = ["git", "describe", "--always", "--dirty"]
+        commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # no git here
+        commit = ""
     lines = [f"{model}, {cores} cores, {platform.system()} {platform.release()}", ", ".join(versions), f"commit {commit or 'unknown'}"]
     if hasattr(os, "getloadavg"):
         lines.append(f"load before the run {os.getloadavg()[0]:.2f} (a quiet machine shows less than 0.2)")

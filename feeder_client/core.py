@@ -227,6 +227,8 @@ class Core:
             raise ClosedError("this feeder was closed while a batch was waited for")
         now = time.monotonic()
         self._raise_if_hopeless(now)
+        for number in self._stock.give_up(self.roster.away(now)) if self._stock is not None else ():
+            log.warning("this pass goes on without %s, and without what it had of the stream", self.roster.nodes[number].endpoint)
         timeout = self.options.batch_timeout
         if timeout is not None and wait.seconds(now) > timeout:
             raise BatchTimeout(f"{wait.what} did not come within {timeout:g} s: {self.roster.whereabouts(now)}")

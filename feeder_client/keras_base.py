@@ -109,6 +109,7 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except (ImportError, ValueError, TypeError) as e:  # the last two: "" and ".keras" are no names of modules
         raise ConfigError(
-            f"FeederSequence needs Keras, and {name} can't be imported ({e}): pip install 'keras-feeder[tensorflow]', or use "
-            "FeederClient, which needs none"
+            # Double quotes: cmd knows no others.
+            f"FeederSequence needs Keras, and {name} can't be imported ({e}): "
+            'pip install "keras-feeder[tensorflow]", or use FeederClient, which needs none'
         ) from None

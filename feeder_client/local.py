@@ -110,12 +110,6 @@ class LocalServer:
             raise explain(source, e) from None
 
     def _start(self, setup: Mapping[str, Any]) -> None:
-        flags: dict[str, Any] = {}
-        if sys.platform == "win32":
-            # A process group of its own: Ctrl-C in the console is this process' business. No window of its own either.
-            flags["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP
-        else:
-            flags["start_new_session"] = True
         env = dict(os.environ, PYTHONIOENCODING="utf-8:backslashreplace", PYTHONUNBUFFERED="1")
         self._process = subprocess.Popen(
             [sys.executable, "-c", _BOOT],
@@ -123,7 +117,7 @@ class LocalServer:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=env,
-            **flags,
+            **_apart(),
         )
         for target in (self._listen, self._relay):
             threading.Thread(target=target, name="feeder-local", daemon=True).start()
@@ -194,6 +188,14 @@ class LocalServer:
                 process.wait()
         if self._directory is not None:
             self._directory.close()
+
+
+def _apart() -> dict[str, Any]:
+    """Ctrl-C in the terminal is this process' business: the server is out of its reach."""
+    if sys.platform == "win32":
+        # With a console of its own that nobody sees: without one (pythonw, Spyder, a service) Windows would open a window for it.
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    return {"start_new_session": True}
 
 
 def _whole(name: str, value: Any) -> int | None:

@@ -86,6 +86,14 @@ class Roster:
             "the one that it printed, does a firewall stand between?"
         )
 
+    def away(self, now: float) -> list[int]:
+        """Nodes that can't be expected to serve soon: they refuse, or have been out of reach for too long."""
+        return [
+            number
+            for number, node in enumerate(self.nodes)
+            if node.error is not None or (not node.connected and now - node.since > self._connect_timeout)
+        ]
+
     def whereabouts(self, now: float) -> str:
         """What each node is doing, in words."""
         return "; ".join(_describe(node, now) for node in self.nodes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeAlias
 
 from feeder_client.order import Key, Order
@@ -112,6 +112,10 @@ class IndexedStock:
         """Any node makes any batch."""
         return []
 
+    def give_up(self, nodes: Collection[int]) -> list[int]:
+        """What they owed is asked of others."""
+        return []
+
     @property
     def level(self) -> tuple[int, int]:
         """(asked for and not there, there and not taken)."""
@@ -139,6 +143,7 @@ class StreamStock:
         self._came: dict[Ticket, Payload] = {}
         self._queue: deque[tuple[int, Ticket, Payload] | None] = deque()
         self._empty_runs = 0
+        self._rewound = False
 
     def follow(self) -> None:
         """Nothing to plan: a stream comes as it comes."""
@@ -178,8 +183,9 @@ class StreamStock:
         return self.window.fill()
 
     def cancel_below(self) -> int | None:
-        """What a stream has given is never cancelled: it would be lost."""
-        return None
+        """What a stream has given is never cancelled, for it would be lost; only where the position is another one."""
+        rewound, self._rewound = self._rewound, False
+        return MAX_INDEX if rewound else None
 
     def own(self, epoch: int, index: int) -> Key:
         """The same as the source's."""
@@ -215,14 +221,19 @@ class StreamStock:
         self._hand_on()
 
     def node_lost(self, node: int) -> int:
-        """See `StreamWindow.node_lost`; the run may be over without this node."""
-        again = self.window.node_lost(node)
-        self._hand_on()
-        return again
+        """See `StreamWindow.node_lost`."""
+        return self.window.node_lost(node)
 
     def missing(self) -> list[int]:
         """See `StreamWindow.missing`."""
         return self.window.missing()
+
+    def give_up(self, nodes: Collection[int]) -> list[int]:
+        """See `StreamWindow.give_up`; the run may be over without them."""
+        fresh = self.window.give_up(nodes)
+        if fresh:
+            self._hand_on()
+        return fresh
 
     @property
     def level(self) -> tuple[int, int]:
@@ -232,6 +243,7 @@ class StreamStock:
     def begin(self, run: int, saved: dict[int, list[Part]]) -> None:
         """See `StreamWindow.begin`; what has come and was not taken is dropped too."""
         self.window.begin(run, saved)
+        self._rewound = True
         for found in self._queue:
             if found is not None:
                 self.window.taken()

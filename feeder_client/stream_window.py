@@ -17,6 +17,7 @@ never mix. Ends are counted, never inferred from the data.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -50,7 +51,7 @@ class StreamWindow:
     Args:
         credits: shared with nobody.
         ordered: whether the batches come in a fixed order.
-        expected: how many nodes there are in all: what is ordered can't begin before all have come.
+        expected: how many nodes there are in all: what is ordered can't begin before all have come, and a run isn't over before all are.
     """
 
     def __init__(self, credits: Credits, ordered: bool = False, expected: int = 1) -> None:
@@ -62,6 +63,7 @@ class StreamWindow:
         self._stored: set[Ticket] = set()  # ordered: come, and not yet its turn
         self._out = 0  # handed out, and not taken
         self._turns: deque[Ticket] = deque()  # (node, worker), next to ask first
+        self._gone: set[int] = set()
         self._saved: dict[int, list[Part]] = {}  # of nodes that have not come yet
         self._every: list[Ticket] = []  # (node, worker), in their order
         self._asking = self._giving = 0  # ordered: how many turns were asked for, or handed out
@@ -157,17 +159,21 @@ class StreamWindow:
         self._out -= 1
 
     def end_run(self) -> bool:
-        """If every part has ended, and nothing of the run is on its way: go on to the next one.
-
-        Of nodes that are out of reach nothing is expected, unless the order needs it.
-        """
-        here = [part for number, parts in self.parts.items() if self.ordered or number in self.credits.nodes for part in parts]
-        if self.owed or self._stored or not here or not self._complete:
-            return False
-        if not all(part.over and not part.again for part in here):
+        """If every part has ended, and nothing of the run is on its way: go on to the next one."""
+        awaited = [number for number in range(self._expected) if self.ordered or number not in self._gone]
+        if self.owed or self._stored or not awaited or not all(map(self._ended, awaited)):
             return False
         self.begin(self.run + 1, {})
         return True
+
+    def _ended(self, number: int) -> bool:
+        return number in self.parts and all(part.over and not part.again for part in self.parts[number])
+
+    def give_up(self, nodes: Collection[int]) -> list[int]:
+        """Nothing is expected of these nodes any more, until they are back; not where the order needs them. Returns those that are new."""
+        fresh = [number for number in nodes if number not in self._gone and not self.ordered]
+        self._gone.update(fresh)
+        return fresh
 
     def begin(self, run: int, saved: dict[int, list[Part]]) -> None:
         """Go to a run, at its beginning or where `saved` says. What is on its way is given up, what was handed out stays."""
@@ -203,6 +209,7 @@ class StreamWindow:
             ConfigError: the position that was gone back to is of another number of workers.
         """
         self.node_lost(number)
+        self._gone.discard(number)
         self.credits.nodes[number] = Node(workers)
         known = self.parts.get(number) or self._resumed(number, workers)
         self.parts[number] = known if known and len(known) == workers else [Part() for _ in range(workers)]

@@ -42,7 +42,7 @@ class SourceInfo:
 
     Attributes:
         kind: ``"indexed"`` or ``"stream"``.
-        num_batches: length of the first pass; of one copy's run where it is a stream. None: not known, or endless.
+        num_batches: length of the first pass, in which each worker runs its copy where it is a stream. None: not known, or endless.
         stateful: whether it is told about epochs.
         sharded: whether each worker's copy gives only its part of the data.
     """
@@ -131,14 +131,19 @@ class Copies:
     def item(self, session: bytes, epoch: int, index: int) -> object:
         """Make item `index` of `epoch` for a session. The array may be the user's own: use it before the next call."""
         copy = self._at(session, epoch)
+        self._warm_up(copy, (epoch, index))
+        return self._make_item(copy, epoch, index)
+
+    def _warm_up(self, copy: _Copy, then: tuple[int, int] | None = None) -> None:
+        """Make item 0 of the epoch that a copy is in, if it has to be the first one there and isn't what is made `then`."""
         if self._warm and copy.warmed != copy.epoch:
             copy.warmed = copy.epoch
-            if index:
+            epoch = max(copy.epoch, 0)  # a source that isn't told of epochs is always in its first
+            if then != (epoch, 0):
                 try:
                     self._make_item(copy, epoch, 0)
                 except Exception as exc:  # whoever asks for item 0 is told
                     log.debug("making item 0 first failed: %s", exc)
-        return self._make_item(copy, epoch, index)
 
     def _make_item(self, copy: _Copy, epoch: int, index: int) -> object:
         value = seeding.item_seed(self._seed, epoch, index)
@@ -183,8 +188,16 @@ class Copies:
             indexed = isinstance(source, IndexedSource)
             stateful = isinstance(source, IndexedSource) and source.stateful
             sharded = isinstance(source, StreamSource) and source.sharded
-            self._info = SourceInfo("indexed" if indexed else "stream", source.num_batches, stateful, sharded)
+            self._info = SourceInfo("indexed" if indexed else "stream", self._pass_of(source), stateful, sharded)
         return _Copy(source, Reseeder(source)) if isinstance(source, IndexedSource) else source
+
+    def _pass_of(self, source: IndexedSource | StreamSource) -> int | None:
+        """Work out how many batches a pass has, of all workers together."""
+        length = source.num_batches
+        if length is None or isinstance(source, IndexedSource) or self._slots == 1:
+            return length
+        # Parts need not be of one length, and this worker knows only its own: so ends are counted.
+        return None if source.sharded else length * self._slots
 
     def _take(self) -> _Copy | StreamSource:
         made, self._pristine = self._pristine, None
@@ -206,6 +219,9 @@ class Copies:
         copy = self._nearest(copies, epoch)
         try:
             while copy.epoch < epoch:
+                # Some keep what they drew when they made the first item; a copy that comes late has to have drawn it too.
+                if copy.epoch >= 0:
+                    self._warm_up(copy)
                 with copy.seeds.set_all(seeding.epoch_seed(self._seed, copy.epoch + 1)):
                     copy.source.advance(copy.epoch + 1)
                 copy.epoch += 1

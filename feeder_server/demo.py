@@ -38,7 +38,7 @@ SILENT_SECONDS = 180.0  # a cold TensorFlow takes a minute on a slow disk; after
 STOP_SECONDS = 12.0  # the trainer ends its private server first, which may take 8
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-INSTALL = "pip install 'keras-feeder[tensorflow]'"
+INSTALL = 'pip install "keras-feeder[tensorflow]"'  # double quotes: cmd knows no others
 NEXT = 'Your own data: model.fit(feeder_client.FeederSequence.local("file.py:Data"))'
 
 _SOURCE = str(Path(__file__).resolve().with_name("demo_source.py"))

@@ -120,13 +120,21 @@ class Dispatch(Comparing):
         return out + self._say_ended(session, session.past_the_end(self.sources[session.source]))
 
     def cancel(self, client: bytes, message: m.Cancel) -> list[Action]:
-        """Forget what is queued or under way for epochs below the one named."""
+        """Forget what is queued or under way for epochs below the one named; of a stream everything, for another run may come next."""
         session = self.sessions.get(message.session)
         if session is not None and session.client == client:
+            if self.sources[session.source].kind == "stream":
+                return self._rewind(session)
             session.queue = deque(k for k in session.queue if k[0] >= message.epoch)
             session.wanted = {k for k in session.wanted if k[0] >= message.epoch}
             session.tries = {k: tries for k, tries in session.tries.items() if k[0] >= message.epoch}
         return []
+
+    def _rewind(self, session: Session) -> list[Action]:
+        session.begin_run(0)
+        session.wanted.clear()
+        session.disown(self.slots, self.trials.void)
+        return self._drop(session)
 
     def hello(self, client: bytes, message: m.Hello) -> list[Action]:
         """A client connected, perhaps again: blocks that were on their way to it when the connection broke come back."""
@@ -330,6 +338,7 @@ class Dispatch(Comparing):
         slot.jobs[self._next_task] = Job(session, key, source.nbytes)
         if session.id != PROBE:
             session.making.add(key)
+            self.trials.claim(session.source, key)
         self._jobs += 1
         self._under_way += source.nbytes
         return Assign(number, w.Task(self._next_task, session.source, session.id, *key, look))
@@ -383,4 +392,7 @@ class Dispatch(Comparing):
 
     def _close(self, session: Session) -> list[Action]:
         del self.sessions[session.id]
+        return self._drop(session)
+
+    def _drop(self, session: Session) -> list[Action]:
         return [Tell(i, w.Drop(session.id)) for i in sorted(self.sources[session.source].slots) if self.slots[i].generation >= 0]

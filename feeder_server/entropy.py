@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from feeder_server.importer import own_name
 from feeder_server.seeding import derive
 
 _lock = threading.Lock()
@@ -99,7 +100,7 @@ def _asked_by() -> str:
     frame = sys._getframe(2)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in ("random", "numpy"):
         frame = frame.f_back
-    return str(frame.f_globals.get("__name__"))
+    return own_name(str(frame.f_globals.get("__name__")))
 
 
 def _randbits(count: int) -> int:

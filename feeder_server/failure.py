@@ -23,6 +23,7 @@ MESSAGE_BYTES = 8 * 1024
 _FEEDER = tuple(os.path.dirname(os.path.abspath(name)) + os.sep for name in (__file__, wire_errors.__file__))
 _IMPORT_MACHINERY = ("<frozen importlib", "<frozen runpy", "<frozen zipimport")
 _IMPORTLIB = os.sep + os.path.join("importlib", "__init__.py")
+_MODULE_SEEDS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "module_seeds.py")  # stands between the importer and the module
 
 
 def describe(exc: BaseException, kind: str = "SourceError", where: str = "") -> RemoteError:
@@ -176,7 +177,7 @@ def _is_feeder(filename: str) -> bool:
 
 
 def _is_import(filename: str) -> bool:
-    return filename.startswith(_IMPORT_MACHINERY) or filename.endswith(_IMPORTLIB)
+    return filename.startswith(_IMPORT_MACHINERY) or filename.endswith(_IMPORTLIB) or filename == _MODULE_SEEDS
 
 
 def _type_name(exc: BaseException) -> str:

@@ -26,6 +26,7 @@ class Folders:
     def __init__(self, need_bytes: int) -> None:
         self.nonce = secrets.token_hex(16)
         self._directories: list[PrivateDirectory] = []
+        self._doomed: set[str] = set()  # could not be removed yet (Windows, still mapped)
         places = parents(need_bytes)
         for path in sweep(places):
             log.info("removed %s, left behind by a server that was killed", path)
@@ -59,12 +60,17 @@ class Folders:
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove blocks; who has one mapped keeps its content."""
+        names = tuple(names)
         self.reader.forget(names)
-        for name in names:
-            try:
-                (self._directories[int(name[0])].path / name).unlink(missing_ok=True)
-            except OSError:  # Windows: still mapped; it goes with the directory
-                pass
+        # Windows removes no file that is mapped. It is tried again each time: workers that die often must not fill the disk.
+        self._doomed = {name for name in (*names, *self._doomed) if not self._unlink(name)}
+
+    def _unlink(self, name: str) -> bool:
+        try:
+            (self._directories[int(name[0])].path / name).unlink(missing_ok=True)
+        except OSError:
+            return False
+        return True
 
     def last_task(self, slot: int, generation: int) -> int | None:
         """What a worker that is gone was at, see beacon.py; can be asked once."""

@@ -5,6 +5,9 @@
     run.rng             a local of a running generator
 
 What is looked into is in walk.py, what counts as a generator in states.py.
+
+Two that are in the same state when they are found were seeded alike on purpose, so that pictures and their masks are turned alike, say.
+They stay alike: both are set by the path of the first. (Two that were made without a seed never are: see entropy.py.)
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from feeder_server import snapshots
 from feeder_server.states import Setter, digest
 from feeder_server.walk import find
 
@@ -24,6 +28,7 @@ class _Known:
     path: bytes
     holder: object  # kept, so that its id stays its own
     setter: Setter
+    mark: bytes | None  # of its state when it was found
 
 
 class Generators:
@@ -56,6 +61,7 @@ class Generators:
             found.setdefault(id(holder), (path, holder, setter))
         known = {key: entry for key, entry in self._known.items() if key in found}
         taken = {entry.name for entry in known.values()}
+        alike = {entry.mark: entry.path for entry in reversed(list(known.values())) if entry.mark is not None}
         new = [entry for key, entry in found.items() if key not in known]
         for path, holder, setter in new:
             name, count = path, 1
@@ -63,7 +69,9 @@ class Generators:
                 count += 1
                 name = f"{path}#{count}"
             taken.add(name)
-            known[id(holder)] = _Known(name, name.encode("utf-8", "surrogatepass"), holder, setter)
+            mark, own = snapshots.mark(holder), name.encode("utf-8", "surrogatepass")
+            path_of_first = own if mark is None else alike.setdefault(mark, own)
+            known[id(holder)] = _Known(name, path_of_first, holder, setter, mark)
         if new:
             log.debug("private generators: %s", ", ".join(sorted(taken)))
         self._known = known

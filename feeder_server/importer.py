@@ -73,7 +73,16 @@ def module_name(path: str) -> tuple[str, str]:
     while not _is_free(name, path):
         count += 1
         name = f"{wanted}_{count}"
+        _wanted[name] = wanted
     return name, root
+
+
+_wanted: dict[str, str] = {}
+
+
+def own_name(name: str) -> str:
+    """The name that a module would have if no other file had it: seeds go by that, or they would depend on which file came first."""
+    return _wanted.get(name, name)
 
 
 def _is_free(name: str, path: str) -> bool:

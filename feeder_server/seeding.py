@@ -81,9 +81,9 @@ def stream_seed(seed: int, run: int, count: int, slot: int | None, incarnation: 
 def seed_globals(value: int) -> None:
     """Seed the global generators that code in this process may draw from.
 
-    `random` and NumPy's legacy generator always; torch, TensorFlow and Keras where the user's code has imported them. Measured on one
-    core of the build machine: 11 us with NumPy, 1 us more with torch, 5 us more with TensorFlow, and then up to 1 ms in the
-    first *random* op of TensorFlow or Keras, which has to make its kernel or generator anew; who draws none there pays nothing.
+    `random` and NumPy's legacy generator always; torch, TensorFlow, Keras and OpenCV where the user's code has imported them. Measured
+    on one core of the build machine: 11 us with NumPy, 1 us more with torch or OpenCV, 5 us more with TensorFlow, and then up to 1 ms in
+    the first *random* op of TensorFlow or Keras, which has to make its kernel or generator anew; who draws none there pays nothing.
 
     Args:
         value: 0 .. 2**64 - 1.
@@ -95,14 +95,26 @@ def seed_globals(value: int) -> None:
     numpy = modules.get("numpy")
     if numpy is not None:
         _seed_numpy(numpy, value)
-    if "torch" in modules:
-        _seed_torch(value)
-    if "tensorflow" in modules:
-        _seed_tensorflow(value)
-    if "keras" in modules:
-        _seed_keras()
+    seed_frameworks(value, frameworks())
     for follower in _followers:
         follower(value)
+
+
+def frameworks() -> list[str]:
+    """Name those of the libraries with global generators of their own that this process has loaded."""
+    return [name for name in _FRAMEWORKS if name in sys.modules]
+
+
+def seed_frameworks(value: int, names: list[str]) -> None:
+    """Seed the global generators of these libraries."""
+    for name in names:
+        _FRAMEWORKS[name](value)
+
+
+def now(value: int) -> None:
+    """Say what `current` gives, where generators are set by other means."""
+    global _current
+    _current = value
 
 
 def current() -> int | None:
@@ -142,8 +154,23 @@ def _seed_tensorflow(value: int) -> None:
         set_seed(value & 0x7FFFFFFFFFFFFFFF)
 
 
-def _seed_keras() -> None:
+def _seed_keras(_: int) -> None:
     # What keras.utils.set_random_seed does besides: forget the global SeedGenerator, which is then made from `random` again.
     state = sys.modules.get("keras.src.backend.common.global_state")
     if state is not None:
         state.set_global_attribute("global_seed_generator", None)
+
+
+def _seed_opencv(value: int) -> None:
+    # Behind cv2.randu, cv2.randn and cv2.randShuffle; each thread has one, and this is the one that makes items.
+    set_seed = getattr(sys.modules["cv2"], "setRNGSeed", None)
+    if set_seed is not None:
+        set_seed(value & 0x7FFFFFFF)
+
+
+_FRAMEWORKS: dict[str, Callable[[int], None]] = {
+    "torch": _seed_torch,
+    "tensorflow": _seed_tensorflow,
+    "keras": _seed_keras,
+    "cv2": _seed_opencv,
+}

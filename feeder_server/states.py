@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from feeder_server.library_states import library_state_of
+
 Setter: TypeAlias = Callable[[Any, bytes], None]
 
 
@@ -49,7 +51,8 @@ def state_of(thing: object) -> tuple[object, Setter] | None:
     torch = getattr(sys.modules.get("torch"), "Generator", None)
     if isinstance(torch, type) and issubclass(cls, torch):
         return None if thing is getattr(sys.modules["torch"], "default_generator", None) else (thing, _set_torch)
-    return None
+    setter = library_state_of(thing)
+    return None if setter is None else (thing, setter)
 
 
 def _global_state() -> object:

@@ -33,6 +33,7 @@ LONGEST_DELAY = 10.0
 TAIL_LINES = 20
 LONGEST_LINE = 16 * 1024  # bytes
 LAST_LINES_SECONDS = 1.0
+SLICE = 0.1
 KILL_SECONDS = 5.0  # for the system to end a killed process
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
 # The current folder, which -c puts first on sys.path, goes: a json.py there must not be ours. The folder of the packages goes last:
@@ -51,6 +52,10 @@ _THREAD_VARIABLES = (
 )
 _WINDOWS_CODES = {
     0xC0000005: "access violation",
+    0xC000001D: "illegal instruction",
+    0xC0000135: "a DLL is missing",
+    0xC0000142: "a DLL could not be loaded",
+    0xC0000374: "heap corruption",
     0xC00000FD: "stack overflow",
     0xC0000017: "out of memory",
     0xC000013A: "Ctrl-C",
@@ -184,10 +189,7 @@ class Supervisor:
             if slot not in told:
                 _end_pipe(place.process)
         for process in self._running():
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                pass
+            _wait(process, deadline)
         self.kill()
         # The last lines are on the way; a child of user code may hold the output open, so they aren't waited for long.
         deadline = time.monotonic() + LAST_LINES_SECONDS
@@ -265,6 +267,16 @@ class Supervisor:
                 log.info("[worker %d] %s", slot, text)
         process.wait()
         _end_pipe(process)
+
+
+def _wait(process: subprocess.Popen[bytes], deadline: float) -> None:
+    """Wait for a process in short pieces: on Windows a second Ctrl-C is not seen before a wait is over."""
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            process.wait(min(left, SLICE))
+            return
+        except subprocess.TimeoutExpired:
+            pass
 
 
 def _end_pipe(process: subprocess.Popen[bytes] | None) -> None:

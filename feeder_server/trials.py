@@ -51,11 +51,20 @@ class Trials:
         self._told: list[tuple[str, bool]] = [("", False)] * len(sources)
 
     def next_key(self, session: Session) -> Key | None:
-        """The first thing a session waits for that isn't being made for a comparison."""
+        """The first thing a session waits for that the owner isn't making for the comparison already.
+
+        What other workers make for it isn't waited for, and isn't passed over: should it show that items depend on what was made
+        before, the owner has to have made them in the order in which they were asked for, or a pass would lack samples.
+        """
         reserved = self.reserved[session.source]
         if not reserved:
             return session.queue[0]
-        return next((key for key in session.queue if key[0] or key[1] not in reserved), None)
+        return next((key for key in session.queue if key[0] or key[1] > 1 or key[1] not in reserved), None)
+
+    def claim(self, number: int, key: Key) -> None:
+        """A session gets this from a worker that serves: what is made of it for the comparison isn't needed."""
+        if key[0] == 0:
+            self.reserved[number].discard(key[1])
 
     def take(self, number: int, key: Key) -> Made | None:
         """A batch that was kept, for whoever asks first."""

@@ -26,6 +26,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from feeder_server import draws
+from feeder_server.importer import own_name
+from feeder_server.library_states import set_count
 from feeder_server.states import Setter, state_of
 
 log = logging.getLogger("feeder.walk")
@@ -58,7 +60,8 @@ def find(roots: dict[str, object]) -> Iterator[tuple[str, object, Setter]]:
         if state is not None:
             if thing is not own:
                 yield path, *state
-            continue
+            if state[1] is not set_count:  # an iterator holds the user's own things as well
+                continue
         kind = id(type(thing))
         if kind not in parts_of:
             parts_of[kind] = _choose(type(thing))
@@ -187,7 +190,7 @@ def _module(path: str, thing: types.ModuleType) -> Iterator[tuple[str, object]]:
 
 def _globals(names: dict[str, Any]) -> Iterator[tuple[str, object]]:
     if _is_users(names):
-        yield _text(names.get("__name__")), names
+        yield own_name(_text(names.get("__name__"))), names
 
 
 def _class(path: str, thing: type) -> Iterator[tuple[str, object]]:
@@ -203,7 +206,7 @@ def _user_class(cls: type) -> tuple[str, object] | None:
     # The class of a notebook says __main__, which in a worker is feeder's own module.
     if name != "__main__" and (not isinstance(module, types.ModuleType) or not _is_users(_MODULE_DICT.__get__(module))):
         return None
-    return f"{name}.{_own(cls, '__qualname__')}", cls
+    return f"{own_name(name)}.{_own(cls, '__qualname__')}", cls
 
 
 def _is_users(names: dict[str, Any]) -> bool:

@@ -126,6 +126,12 @@ class Session:
             self.answered(key)
         return gone
 
+    def disown(self, slots: list[Slot], void: Session) -> None:
+        """What workers say of this session's tasks is no answer to tasks of the same names that are asked for from now on."""
+        for slot in slots:
+            slot.jobs.update({task: Job(void, job.key, job.nbytes) for task, job in slot.jobs.items() if job.session is self})
+        self.making.clear()
+
     def end_part(self, source: Source, index: int) -> None:
         """A worker has nothing at the place of batch `index` of this run."""
         slot, place = source.part_of(index)

@@ -1,7 +1,7 @@
 """The messages that clients and nodes exchange: data that can't be built invalid. Those of workers are in worker_messages.py.
 
     client ── Hello, Open, Ask, Cancel, Release, Close, Ping, Leave, Look ───────────────────────────▶ node
-    client ◀─ Welcome, Refuse, Opened, Inline, Lent, Part, Failed, Ended, Unknown, Progress, Retired, Pong, Goodbye ── node
+    client ◀─ Welcome, Refuse, Opened, Inline, Lent, Part, Failed, Ended, Unknown, Progress, Retired, Pong, Goodbye, Verdict, Status ── node
 
 Every field is checked when a message is made, by the sender as well as by the receiver (`ProtocolError`), so code behind
 this file never checks again. The checks are in fields.py. docs/protocol.md describes the same in prose; frames.py puts messages into bytes.
@@ -25,9 +25,9 @@ from feeder_wire.fields import MAX_HEAD as MAX_HEAD
 from feeder_wire.fields import MAX_INDEX as MAX_INDEX
 from feeder_wire.fields import MAX_ITEMS as MAX_ITEMS
 from feeder_wire.fields import MAX_TEXT as MAX_TEXT
-from feeder_wire.leaves import Leaf
 from feeder_wire.status_messages import Look as Look
 from feeder_wire.status_messages import Status as Status
+from feeder_wire.status_messages import Verdict as Verdict
 
 WIRE_VERSION = 2
 """Goes up with every change that an older peer would misread."""
@@ -370,30 +370,6 @@ class Goodbye:
     def __post_init__(self) -> None:
         fields.text(self, self.kind, self.text)
         object.__setattr__(self, "builtins", fields.texts(self, self.builtins, 64))
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What comparing the copies of a source has shown; follows `Opened`, and comes again when more is known.
-
-    `outcome` is a word of feeder_server/probe.py, empty until all is compared; `text` says what it means, `costs` whether it is a pity.
-    `leaves`: of batch 0 of epoch 0 (see leaves.py); `known`: they are there, or never will be.
-    """
-
-    CODE: ClassVar[int] = 34
-    session: bytes
-    outcome: str
-    text: str
-    costs: bool
-    known: bool
-    leaves: tuple[Leaf, ...]
-
-    def __post_init__(self) -> None:
-        fields.session(self, self.session)
-        fields.text(self, self.outcome, self.text)
-        fields.flag(self, self.costs)
-        fields.flag(self, self.known)
-        object.__setattr__(self, "leaves", fields.leaves(self, self.leaves))
 
 
 ToNode: TypeAlias = Hello | Open | Ask | Cancel | Release | Close | Ping | Leave | Look

@@ -302,6 +302,6 @@ class _Parser:
         if missing is True or len(texts) != count or not all(type(t) is str or (t is None and missing is not False) for t in texts):
             raise ProtocolError("an array of texts has too few of them, or others than texts")
         if not hasattr(np, "dtypes") or not hasattr(np.dtypes, "StringDType"):
-            raise UnsupportedBatch("an array of StringDType needs NumPy 2 here: pip install 'numpy>=2', or send .astype('U')")
+            raise UnsupportedBatch('an array of StringDType needs NumPy 2 here: pip install "numpy>=2", or send .astype("U")')
         self._at += count
         return Strings(shape, "F" if fortran else "C", options, texts)

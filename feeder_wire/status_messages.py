@@ -1,4 +1,4 @@
-"""What `feeder-server status` asks, and what a node answers. See messages.py for the rules."""
+"""What a node says of itself and of its sources: to its clients, and to `feeder-server status`. See messages.py for the rules."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from feeder_wire import fields
+from feeder_wire.leaves import Leaf
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +25,27 @@ class Status:
 
     def __post_init__(self) -> None:
         fields.text(self, self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What comparing the copies of a source has shown; follows `Opened`, and comes again when more is known.
+
+    `outcome` is a word of feeder_server/probe.py, empty until all is compared; `text` says what it means, `costs` whether it is a pity.
+    `leaves`: of batch 0 of epoch 0 (see leaves.py); `known`: they are there, or never will be.
+    """
+
+    CODE: ClassVar[int] = 34
+    session: bytes
+    outcome: str
+    text: str
+    costs: bool
+    known: bool
+    leaves: tuple[Leaf, ...]
+
+    def __post_init__(self) -> None:
+        fields.session(self, self.session)
+        fields.text(self, self.outcome, self.text)
+        fields.flag(self, self.costs)
+        fields.flag(self, self.known)
+        object.__setattr__(self, "leaves", fields.leaves(self, self.leaves))

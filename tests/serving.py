@@ -21,7 +21,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeVar
@@ -32,15 +32,29 @@ from feeder_wire.arena import parents, sweep
 from tests.leaks import PREFIX
 
 SOURCES = Path(__file__).with_name("sources.py")
-SECONDS = 40.0  # for anything that a machine under load may take; never reached by a test that passes
+PATIENCE = float(os.environ.get("FEEDER_TEST_PATIENCE", "1"))  # more where everything takes longer, as under Wine
+SECONDS = 40.0 * PATIENCE  # for anything that a machine under load may take; never reached by a test that passes
 ANY_PORT = "tcp://127.0.0.1:0"
 ON_WINDOWS = sys.platform == "win32"
 QUICK_RESTARTS = {"feeder_server.supervisor.FIRST_DELAY": 0.02}
-posix_signals = pytest.mark.skipif(ON_WINDOWS, reason="Windows has no such signals; the handler is tested by itself")
+POLITE = "SIGINT" if ON_WINDOWS else "SIGTERM"  # how `Running.stop` asks: Windows has no SIGTERM that a process could catch
+posix_signals = pytest.mark.skipif(ON_WINDOWS, reason="Windows has no such signal, and nothing like it")
+removes_mapped_files = pytest.mark.skipif(ON_WINDOWS, reason="Windows removes no file that is mapped")
 
 _found = shutil.which("feeder-server", path=str(Path(sys.executable).parent))
-COMMAND = [_found] if _found else [sys.executable, "-m", "feeder_server.cli"]
+# -P: what lies in the current folder must not be imported, as feeder-server itself doesn't.
+COMMAND = [_found] if _found else [sys.executable, *(["-P"] if sys.version_info >= (3, 11) else []), "-m", "feeder_server.cli"]
 _READY = re.compile(r"^feeder-server ready at (tcp://\S+)$", re.MULTILINE)
+
+# In a process of its own, for it gives up its console for that of the other.
+_PRESS_CTRL_C = """
+import ctypes, sys
+kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+kernel.FreeConsole()
+done = kernel.AttachConsole(int(sys.argv[1])) and kernel.SetConsoleCtrlHandler(None, True) and kernel.GenerateConsoleCtrlEvent(0, 0)
+sys.exit(0 if done else f"no Ctrl-C for {sys.argv[1]}: {ctypes.WinError(ctypes.get_last_error())}")
+"""
+_PIPES: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
 
 T = TypeVar("T")
 
@@ -62,11 +76,13 @@ class Running:
         command: what to run.
         cwd: its current folder.
         env: added to the environment.
+        start_new_session: give it a process group of its own, on POSIX.
     """
 
-    def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None, *, start_new_session: bool = False) -> None:
         self._lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
-        flags: dict[str, Any] = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if ON_WINDOWS else {}
+        # A console of its own, which nobody sees: Ctrl-C goes to all processes of a console, and this test's must not get it.
+        flags: dict[str, Any] = {"creationflags": subprocess.CREATE_NO_WINDOW} if ON_WINDOWS else {}
         self.popen = subprocess.Popen(
             command,
             cwd=cwd,
@@ -77,6 +93,7 @@ class Running:
             text=True,
             encoding="utf-8",
             errors="backslashreplace",
+            start_new_session=start_new_session,
             **flags,
         )
         assert self.popen.stdout is not None and self.popen.stderr is not None
@@ -116,9 +133,14 @@ class Running:
         """Waits until its output holds `text`."""
         until(lambda: text in self.stdout or text in self.stderr, lambda: f"{text!r} in {self.output}", seconds)
 
-    def signal(self, number: int) -> None:
-        """Sends it a signal."""
-        self.popen.send_signal(number)
+    def signal(self, name: str) -> None:
+        """Sends it a signal: "SIGINT" is Ctrl-C, and "SIGKILL" ends it at once, on Windows too."""
+        if name == "SIGKILL":
+            self.popen.kill()
+        elif ON_WINDOWS and name == "SIGINT":
+            subprocess.run([sys.executable, "-c", _PRESS_CTRL_C, str(self.pid)], timeout=SECONDS, check=True, **_PIPES)
+        else:
+            self.popen.send_signal(getattr(signal, name))
 
     def wait(self, seconds: float = SECONDS) -> int:
         """Waits for its end and for the last of its output; returns the exit code."""
@@ -133,7 +155,7 @@ class Running:
     def stop(self) -> int:
         """Asks it to end, and waits."""
         if self.popen.poll() is None:
-            self.signal(signal.CTRL_BREAK_EVENT if ON_WINDOWS else signal.SIGTERM)
+            self.signal(POLITE)
         return self.wait()
 
     def __enter__(self: T) -> T:
@@ -228,6 +250,13 @@ def arenas() -> set[Path]:
     return {path for place in places if place for path in Path(place).glob(PREFIX + "*")}
 
 
+def arenas_since(before: set[Path]) -> set[Path]:
+    """Those that are new, after a sweep on Windows: what a trainer had mapped when its server ended is for the next start of one."""
+    if ON_WINDOWS:
+        sweep(parents())
+    return arenas() - before
+
+
 def arena_bytes() -> int:
     """Size of all files in them."""
     total = 0
@@ -240,16 +269,45 @@ def arena_bytes() -> int:
     return total
 
 
+def kill(pid: int, name: str = "SIGKILL") -> str:
+    """Ends a process at once, by a signal or by what Windows has for SIGKILL; returns what the server's log should say of it."""
+    if ON_WINDOWS:
+        assert name == "SIGKILL"
+        os.kill(pid, signal.SIGTERM)  # TerminateProcess, and the number becomes its exit code
+        return f"exit code {int(signal.SIGTERM)}"
+    os.kill(pid, getattr(signal, name))
+    return f"killed by {name}"
+
+
 def workers_of(pid: int) -> dict[int, Any]:
-    """The processes below `pid`, by process id."""
+    """The processes below `pid`, by process id; without those that only Windows puts in between."""
     psutil = pytest.importorskip("psutil")
+    found = {}
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if not (ON_WINDOWS and _is_between(child)):
+                    found[child.pid] = child
+    return found
+
+
+def _is_between(process: Any) -> bool:
+    """Each console has a process there, and the program that pip makes and the python.exe of an environment start another one."""
+    line = " ".join(process.cmdline())
+    if "conhost.exe" in line or "feeder-server.exe" in line:
+        return True
     try:
-        return {child.pid: child for child in psutil.Process(pid).children(recursive=True)}
-    except psutil.NoSuchProcess:
-        return {}
+        return sys.prefix != sys.base_prefix and os.path.samefile(process.exe(), sys.executable)
+    except OSError:  # Wine can't tell, and has no environments
+        return False
 
 
 def alive(pids: Mapping[int, Any]) -> list[int]:
     """Which of these (from `workers_of`) still run."""
     psutil = pytest.importorskip("psutil")
-    return [pid for pid, process in pids.items() if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    found = []
+    for pid, process in pids.items():
+        with suppress(psutil.NoSuchProcess):  # it ends between the two questions
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(pid)
+    return found

@@ -251,8 +251,14 @@ class TestCommands:
         options = dev.parse(["--verbose", "test", "-k", "window", "--verbose", "-x"])
         assert (options.command, options.args, options.verbose) == ("test", ["-k", "window", "--verbose", "-x"], True)
         assert dev.parse(["demo", "--workers", "2"]).args == ["--workers", "2"]
+        assert dev.parse(["test-windows", "tests/wire", "-x"]).args == ["tests/wire", "-x"]
         assert dev.parse(["--with", "torch", "setup"]).extras == ["torch"]
         assert dev.parse(["--light", "test", "--light"]).light is True
+
+    def test_the_suite_under_wine_is_for_linux(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.setattr(dev.sys, "platform", "win32")
+        assert dev.main(["test-windows"]) == 1
+        assert "On Windows itself the whole suite is: py dev.py test" in capsys.readouterr().err
 
     @pytest.mark.parametrize("argv", [[], ["nonsense"], ["lint", "--fix"], ["setup", "--verbose"]])
     def test_bad_usage_is_2(self, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ def test_clean_is_clean_at_once(before: leaks.Snapshot, private_folders: leaks.P
 
 def test_folders_are_private(private_folders: leaks.PrivateFolders) -> None:
     assert Path(tempfile.gettempdir()).resolve() in private_folders.roots()
-    if os.path.isdir("/dev/shm"):
+    if "FEEDER_SHM_DIR" in os.environ:
         assert Path(os.environ["FEEDER_SHM_DIR"]).parent == Path("/dev/shm")
 
 
@@ -133,7 +133,10 @@ def test_a_leaking_test_fails(tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
     code = (
         "import subprocess, sys, tempfile\n"
-        f"def test_leaks(): subprocess.Popen({SLEEP!r}, stdin=subprocess.PIPE, stdout=subprocess.PIPE).stdout.readline()\n"
+        "left = []\n"  # else its stdin would end with the object, and it with that
+        "def test_leaks():\n"
+        f"    left.append(subprocess.Popen({SLEEP!r}, stdin=subprocess.PIPE, stdout=subprocess.PIPE))\n"
+        "    left[0].stdout.readline()\n"
         "def test_clean(): pass\n"
     )
     (tmp_path / "test_it.py").write_text(code, encoding="utf-8")

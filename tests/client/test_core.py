@@ -596,15 +596,18 @@ class TestStreams:
         with pytest.raises(PassEnded):
             core.get_in_run()
 
-    def test_the_last_node_of_a_run_is_lost(self) -> None:
+    def test_the_last_node_of_a_run_is_lost(self, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
         core, server = make(-1, "stream", endpoints=2)
         server.mute = True
         server.serve()
         for key in [key for key in server.asked if key[0] == 0]:
             core.ended(*key)
         core.lost(1, "the connection broke")
+        clock.step = 1.0
         with pytest.raises(PassEnded):
             core.get_in_run()
+        assert clock.now > 1000.0 + core.options.connect_timeout, "it was waited for"
+        assert "goes on without tcp://host1:5555" in caplog.text
 
 
 class TestStats:

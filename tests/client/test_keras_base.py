@@ -113,7 +113,7 @@ class TestWhatIsLoaded:
 
     @pytest.mark.usefixtures("installed")
     def test_nothing_there_at_all(self) -> None:
-        with pytest.raises(ConfigError, match=r"keras can't be imported .*pip install 'keras-feeder\[tensorflow\]'"):
+        with pytest.raises(ConfigError, match=r'keras can\'t be imported .*pip install "keras-feeder\[tensorflow\]"'):
             find_base()
 
 

@@ -49,7 +49,7 @@ class StreamMachine(RuleBasedStateMachine):
         self.untaken = 0
         self.asked: set[Ticket] = set()
         self.here: set[int] = set()
-        self.parted = True  # a node is or was away in this run, so that the run may have ended without it
+        self.parted = False  # a node was given up in this run, so that the run may have ended without it
         self.window = self.made(prefetch)
 
     def made(self, prefetch: int | None) -> StreamWindow:
@@ -80,7 +80,7 @@ class StreamMachine(RuleBasedStateMachine):
             if self.ordered or not self.parted:
                 assert sorted(self.got) == sorted(every), "a batch of this run is missing"
             self.runs += 1
-            self.got, self.parted = [], len(self.here) < len(self.lengths)
+            self.got, self.parted = [], bool(self.window._gone)
             assert self.window.run == self.runs
 
     @rule()
@@ -91,6 +91,15 @@ class StreamMachine(RuleBasedStateMachine):
             assert ticket[0] in self.here
         self.asked |= set(asked)
         assert self.window.fill() == [], "it could have been asked for at once"
+
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        """Somebody has lost patience with a node that is away."""
+        away = [n for n in range(len(self.lengths)) if n not in self.here]
+        nodes = data.draw(st.lists(st.sampled_from(away), max_size=3)) if away else []
+        assert set(self.window.give_up(nodes)) <= (set() if self.ordered else set(nodes))
+        self.parted = self.parted or bool(nodes)
+        self.after()
 
     def answer_one(self, ticket: Ticket) -> None:
         node, index = ticket
@@ -124,7 +133,6 @@ class StreamMachine(RuleBasedStateMachine):
             assert not self.window.arrived(node, self.runs, index, 10, 0.01)
         self.asked -= owed
         self.here.remove(node)
-        self.parted = True
         self.after()
 
     @precondition(lambda self: len(self.window.parts) == len(self.lengths))
@@ -190,14 +198,17 @@ def test_streams_in_any_interleaving() -> None:
     run_state_machine_as_test(StreamMachine, settings=SETTINGS)
 
 
-def test_a_stream_whose_only_other_node_is_lost_ends_without_it() -> None:
-    window = StreamWindow(Credits(MANY, prefetch=2))
+def test_a_stream_whose_only_other_node_is_given_up_ends_without_it() -> None:
+    window = StreamWindow(Credits(MANY, prefetch=2), expected=2)
     window.node_opened(0, 1)
     window.node_opened(1, 1)
     assert tickets_of(window.fill()) == [(0, 0), (1, 0)]
     window.ended(0, 0, 0)
     assert not window.end_run()
     assert window.node_lost(1) == 1
+    assert not window.end_run(), "it may be back in a moment"
+    assert window.give_up([1]) == [1]
+    assert window.give_up([1]) == []
     assert window.end_run()
     assert window.run == 1
     assert not window.end_run(), "nothing has been said about the next run"

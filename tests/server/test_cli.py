@@ -254,7 +254,7 @@ class TestExitCodes:
         assert error.count("\n") <= 2
 
     def test_3_the_users_code_raises(self, tmp_path: Path) -> None:
-        (tmp_path / "data.py").write_text("def train():\n    raise ValueError('größe ✓')\n")
+        (tmp_path / "data.py").write_text("def train():\n    raise ValueError('größe ✓')\n", encoding="utf-8")
         done = self.serve(tmp_path, "data.py:train")
         assert done.returncode == 3
         trace = done.stderr[done.stderr.index("Traceback") :]

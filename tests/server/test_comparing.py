@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feeder_server.dispatch import Dispatch
@@ -93,6 +93,32 @@ def test_every_item_comes_once(kind: str, data: st.DataObject, slots: int, lengt
     # What nobody asked for is still there to be served; nothing else is.
     assert house.out == set(house.d.ledger.held_by(HELD))
     assert house.verdicts[-1].known and house.d.sources[0].sample is not None
+
+
+@settings(deadline=None)
+@given(data=st.data(), slots=st.integers(2, 4), length=st.integers(2, 7))
+def test_what_depends_on_what_was_made_before_is_made_in_the_order_of_the_asking(data: st.DataObject, slots: int, length: int) -> None:
+    """Also while it isn't known yet: an item that another worker makes for the comparison isn't passed over until that one is ruled out."""
+    house = House("cursor", slots, length)
+    absent = list(data.draw(st.permutations(range(slots))))
+    owner = absent[0]
+    house.load(absent.pop(0))
+    wanted = [(epoch, i) for epoch in (0, 1) for i in range(length)]
+    house.act(house.d.open(CLIENT, m.Open(SESSION, "0", True)))
+    while absent or wanted or house.busy():
+        choices = ["load"] * bool(absent) + ["ask"] * bool(wanted) + ["work"] * bool(house.busy())
+        choice = data.draw(st.sampled_from(choices))
+        if choice == "load":
+            house.load(absent.pop(0))
+        elif choice == "ask":
+            epoch, index = wanted.pop(0)
+            house.act(house.d.ask(CLIENT, m.Ask(SESSION, epoch, (index,))))
+        else:
+            house.work(data.draw(st.sampled_from(house.busy())))
+        house.act(house.d.assign())
+    assert house.d.sources[0].outcome == "single"
+    assert house.made[owner][b""] == list(range(length)) * 2
+    assert house.out == set(house.d.ledger.held_by(HELD))
 
 
 def test_what_was_made_for_the_comparison_is_served() -> None:

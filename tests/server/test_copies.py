@@ -93,7 +93,6 @@ def test_every_index_once_over_any_number_of_workers() -> None:
             assert sorted(item[0] for item in seen) == [0, 1, 2, 3, 4]  # type: ignore[index]
 
 
-@settings(deadline=None)  # other programs may have the cores
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([A, B]), st.integers(0, 3), st.integers(0, 4)), max_size=25))
 def test_an_item_does_not_depend_on_what_was_made_before(requests: list[tuple[int, bytes, int, int]]) -> None:
     workers = [copies_of(Shuffled, slot=slot, slots=3) for slot in range(3)]
@@ -618,3 +617,74 @@ def test_workers_in_other_processes_make_the_same(folder: pathlib.Path) -> None:
     first = run(0, "1")
     assert first == run(1, "2")
     assert first.endswith("[]\n")
+
+
+# -- what is drawn when the first item is made, and kept
+
+
+class Rolling(Shuffled):
+    """Draws its order when an item is first made, and keeps it over the epochs."""
+
+    def __init__(self) -> None:
+        self.drawn: list[int] | None = None
+
+    def __len__(self) -> int:
+        return 5
+
+    def on_epoch_end(self) -> None:
+        pass
+
+    def __getitem__(self, index: int) -> tuple[object, ...]:
+        if self.drawn is None:
+            self.drawn = random.sample(range(5), 5)
+        return self.drawn[index], random.random()
+
+
+class RollingWithoutEpochs(Rolling):
+    """The same, and nobody tells it of epochs."""
+
+    on_epoch_end = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("factory", [Rolling, RollingWithoutEpochs])
+def test_a_copy_that_comes_late_has_drawn_what_the_others_have(factory: type[Rolling]) -> None:
+    def warm() -> Copies:
+        copies = copies_of(factory)
+        copies.mode(warm=True, exclusive=False, rebuild=False)
+        return copies
+
+    early = warm()
+    want = [[early.item(A, epoch, index) for index in range(5)] for epoch in range(4)]
+    late, later = warm(), warm()
+    assert late.item(A, 3, 0) == want[3][0]  # item 0 of another epoch is not the one that is to be made first
+    assert [late.item(A, 3, index) for index in range(5)] == want[3]
+    assert [later.item(A, 2, index) for index in (4, 1)] == [want[2][4], want[2][1]]
+
+
+# -- streams that know their length
+
+
+class Loader:
+    """As torch's DataLoader."""
+
+    def __init__(self, shard_index: int = 0, num_shards: int = 1) -> None:
+        self.part = range(shard_index, 7, num_shards)
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.part)
+
+
+class WholeLoader(Loader):
+    """Gives everything in each worker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def test_a_pass_of_a_stream_is_that_of_all_workers() -> None:
+    assert [copies_of(WholeLoader, slot=0, slots=slots).info().num_batches for slots in (1, 3)] == [7, 21]
+    # Three parts of 3, 2 and 2: each worker knows its own only.
+    assert [copies_of(Loader, slot=0, slots=slots).info().num_batches for slots in (1, 3)] == [7, None]

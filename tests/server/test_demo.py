@@ -182,7 +182,7 @@ class TestRun:
         code, text = run()
         assert code == 2
         assert "No module named 'keras'" in text
-        assert "pip install 'keras-feeder[tensorflow]'" in text
+        assert 'pip install "keras-feeder[tensorflow]"' in text
 
     def test_an_error_is_shown(self, trainer: Fake) -> None:
         trainer(says(event="error", text="ValueError: [bold]what[/bold] was wrong"))

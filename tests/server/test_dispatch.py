@@ -909,6 +909,23 @@ def test_what_a_dead_worker_of_a_stream_had_goes_to_the_one_in_its_place() -> No
     assert b.assigned() == [(0, a_session(0), (0, 4))]
 
 
+def test_a_stream_that_is_rewound_begins_where_it_is_asked_to() -> None:
+    """Its client goes back to a position that it has saved; what its workers were at is no answer to what is asked for now."""
+    b = Bench("stream")
+    b.open(0)
+    b.ask(0, 0, epoch=2)
+    b.assigned()
+    old = b.task()
+    b.ask(0, 1, epoch=2)
+    assert b.d.cancel(a_client(0), m.Cancel(a_session(0), m.MAX_INDEX)) == [Tell(0, w.Drop(a_session(0)))]
+    assert sent(b.ask(0, 0, 1, epoch=1)) == []
+    assert b.assigned() == []
+    assert b.d.ended(0, old) == []
+    assert b.assigned() == [(0, a_session(0), (1, 0))]
+    assert len(sent(b.inline())) == 1
+    assert b.assigned() == [(0, a_session(0), (1, 1))]
+
+
 # ------------------------------------------------------------------------------------------------------------ the rest
 
 

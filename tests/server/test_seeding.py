@@ -103,7 +103,9 @@ def test_frameworks_are_seeded_where_they_are_loaded(monkeypatch: pytest.MonkeyP
     tensorflow.random = types.SimpleNamespace(set_seed=note("tensorflow"))  # type: ignore[attr-defined]
     state = types.ModuleType("keras.src.backend.common.global_state")
     state.set_global_attribute = note("keras")  # type: ignore[attr-defined]
-    for module in (torch, tensorflow, types.ModuleType("keras"), state):
+    cv2 = types.ModuleType("cv2")
+    cv2.setRNGSeed = note("cv2")  # type: ignore[attr-defined]
+    for module in (torch, tensorflow, types.ModuleType("keras"), state, cv2):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     seeding.seed_globals(2**64 - 1)
     assert calls == [
@@ -111,6 +113,7 @@ def test_frameworks_are_seeded_where_they_are_loaded(monkeypatch: pytest.MonkeyP
         ("cuda", (2**64 - 1,)),
         ("tensorflow", (2**63 - 1,)),
         ("keras", ("global_seed_generator", None)),
+        ("cv2", (2**31 - 1,)),
     ]
     for name in ("torch", "tensorflow"):  # half imported
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))

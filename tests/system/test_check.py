@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import textwrap
 import time
 from pathlib import Path
@@ -280,7 +279,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
     with Running([*COMMAND, "check", "data.py:Hangs"], tmp_path) as process:
         below = until(lambda: len(found := workers_of(process.pid)) == 2 and found, "the workers start")
         until(lambda: arenas() - before, "the arena is there")
-        process.signal(signal.SIGINT)
+        process.signal("SIGINT")
         assert process.wait() == 130
     assert process.output.count("Traceback") == 0 and process.stderr == ""
     assert not alive(below) and arenas() == before

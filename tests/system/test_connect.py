@@ -42,7 +42,9 @@ class TestWhoeverStartsFirst:
 
     def test_the_server_is_up_and_its_workers_are_not(self, tmp_path: Path) -> None:
         """The client waits as long as that takes, whatever its connect_timeout: it is connected, and says what it waits for."""
-        (tmp_path / "slow.py").write_text(f"from tests.sources import hold\nhold({str(tmp_path)!r}, 'import')\nmade = [1, 2]\n")
+        (tmp_path / "slow.py").write_text(
+            f"from tests.sources import hold\nhold({str(tmp_path)!r}, 'import')\nmade = [1, 2]\n", encoding="utf-8"
+        )
         endpoint = f"tcp://127.0.0.1:{free_port()}"
         env = {"PYTHONPATH": str(SOURCES.parents[1])}
         with Serving(tmp_path, "slow.py:made", "--workers", "1", "--bind", endpoint, env=env) as node:
@@ -247,7 +249,7 @@ class TestHostileClients:
             b"GET / HTTP/1.1\r\n\r\n",
             b"\x91\x91\x05",
             msgpack.packb([[m.Hello.CODE]]),
-            msgpack.packb([[m.Welcome.CODE, 1, "n", 1, [], "", 1]]),
+            msgpack.packb([[m.Welcome.CODE, m.WIRE_VERSION, "n", 1, [], "", 1]]),
             msgpack.packb([[m.Hello.CODE, m.WIRE_VERSION, b"short", "name", []]]),
             msgpack.packb([[m.Hello.CODE, m.WIRE_VERSION, b"x" * 16, "n", []], [m.Release.CODE, ["../../etc/passwd"]]]),
             b"\xdd\xff\xff\xff\xff",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import os
 import re
-import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 
 from feeder_client import FeederClient, SourceError, WorkerCrashed
 from tests.leaks import PrivateFolders, feeder_files
-from tests.serving import QUICK_RESTARTS, SOURCES, Serving, arena_bytes, free_port, posix_signals, serve, until
+from tests.serving import QUICK_RESTARTS, SOURCES, Serving, arena_bytes, free_port, kill, posix_signals, removes_mapped_files, serve, until
 from tests.sources import pattern
 
 
@@ -27,8 +25,7 @@ def victim(folder: Path, what: object) -> int:
 
 
 class TestKilled:
-    @posix_signals
-    @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV"])
+    @pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGSEGV", marks=posix_signals)])
     @pytest.mark.parametrize("kilobytes", [0, 64], ids=["small", "blocks"])
     def test_in_mid_pass(self, tmp_path: Path, name: str, kilobytes: int) -> None:
         """Its batch and what it had queued are made by others: nothing lost, nothing doubled, in order; what it lent stays valid."""
@@ -38,8 +35,8 @@ class TestKilled:
                 got = [next(batches) for _ in range(6)]
                 pid = victim(tmp_path, 10)
                 before = node.workers
-                os.kill(pid, getattr(signal, name))
-                node.says(f"killed by {name}")
+                said = kill(pid, name)
+                node.says(said)
                 (tmp_path / "go").touch()
                 got += list(batches)
                 check(got, kilobytes)
@@ -48,18 +45,16 @@ class TestKilled:
                 assert len(set(node.workers) & set(before)) == 1
                 check(list(client), kilobytes)
                 check(got, kilobytes)
-            assert re.search(rf"WARNING worker [01] ended: killed by {name}.*; a new one starts in 0.25 s", node.stderr)
+            assert re.search(rf"WARNING worker [01] ended: {said}.*; a new one starts in 0.25 s", node.stderr)
 
-    @posix_signals
     def test_the_only_worker(self, tmp_path: Path) -> None:
         with serve(tmp_path, f"{SOURCES}:Holds", "-a", f"folder={tmp_path}") as node, FeederClient(node.endpoint) as client:
             batches = iter(client)
             got = [next(batches) for _ in range(6)]
-            os.kill(victim(tmp_path, 10), signal.SIGKILL)
+            kill(victim(tmp_path, 10))
             (tmp_path / "go").touch()
             assert got + list(batches) == list(range(30))
 
-    @posix_signals
     def test_an_epoch_that_had_begun(self, tmp_path: Path) -> None:
         """A new worker's copy is brought to the epoch of the pass, and gives the same batches as the old one would have."""
         with serve(tmp_path, f"{SOURCES}:Epochs") as node, FeederClient(node.endpoint) as client:
@@ -69,12 +64,12 @@ class TestKilled:
             batches = iter(client)
             third = [next(batches) for _ in range(3)]
             for pid in node.workers:
-                os.kill(pid, signal.SIGKILL)
+                kill(pid)
             got.append(third + list(batches))
             got.append(list(client))
             assert got == expected
 
-    @posix_signals
+    @removes_mapped_files
     def test_its_blocks_go(self, tmp_path: Path, private_folders: PrivateFolders) -> None:
         """Files of a dead worker go at once, but for those that a trainer still looks at; and its mappings go too."""
         arguments = (f"{SOURCES}:Blocks", "-a", "kilobytes=1024", "-a", "n=40")
@@ -84,7 +79,7 @@ class TestKilled:
             for i in range(1, 10):
                 client[i]
             (pid,) = node.workers
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
             for i in range(10, 40):
                 np.testing.assert_array_equal(client[i], pattern(i, 1 << 20))
             np.testing.assert_array_equal(held, pattern(0, 1 << 20))
@@ -140,7 +135,6 @@ class TestUserCodeThatKills:
 
 
 class TestLoading:
-    @posix_signals
     def test_a_replacement_that_can_not_load_says_why(self, tmp_path: Path) -> None:
         """The file was there when the server started, and is broken now: the others go on, and the log says what is wrong."""
         source = tmp_path / "data.py"
@@ -150,7 +144,7 @@ class TestLoading:
             until(lambda: node.stderr.count("reading my code") == 2, lambda: node.output)
             assert list(client) == list(range(20))
             source.write_text("raise OSError('the disk is gone')\n")
-            os.kill(node.workers[0], signal.SIGKILL)
+            kill(node.workers[0])
             node.says("could not load it: OSError: the disk is gone")
             assert f'File "{source}", line 1' in node.stderr
             assert list(client) == list(range(20))
@@ -158,7 +152,6 @@ class TestLoading:
             until(lambda: node.stderr.count("reading my code") == 3, lambda: node.output)
             assert list(client) == list(range(20))
 
-    @posix_signals
     @pytest.mark.parametrize("kind", ["indexed", "stream"])
     def test_replacements_that_never_load(self, tmp_path: Path, kind: str) -> None:
         """Of an indexed source the other worker can make everything, and does. What one worker has of a stream nobody else has:
@@ -169,7 +162,8 @@ class TestLoading:
             f"def indexed(): return Holds({str(tmp_path)!r}, n=300)\n"
             "def stream(shard_index, num_shards):\n"
             "  items = Holds('.', n=300)\n"
-            "  for i in range(shard_index, 300, num_shards): yield items[i]\n"
+            "  for i in range(shard_index, 300, num_shards): yield items[i]\n",
+            encoding="utf-8",
         )
         options: Any = {"constants": QUICK_RESTARTS, "env": {"PYTHONPATH": str(SOURCES.parents[1])}}
         with serve(tmp_path, f"data.py:{kind}", workers=2, **options) as node, FeederClient(node.endpoint, connect_timeout=5) as client:
@@ -178,7 +172,7 @@ class TestLoading:
             got = [next(batches) for _ in range(5)]
             pid = victim(tmp_path, 10)
             source.write_text("raise OSError('the disk is gone')\n")
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
             if kind == "indexed":
                 node.says("going on with 1 of 2 workers. worker")
                 (tmp_path / "go").touch()

@@ -76,7 +76,7 @@ def test_a_node_with_other_data_is_left_out(tmp_path: Path, caplog: pytest.LogCa
     text = "import numpy as np\nDATA = [np.arange(8) + int(open('start').read()) + 8 * i for i in range(10)]\n"
     for folder, start in (("a", 0), ("b", 1000)):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "data.py").write_text(text)
+        (tmp_path / folder / "data.py").write_text(text, encoding="utf-8")
         (tmp_path / folder / "start").write_text(str(start))
     with serve(tmp_path / "a", "data.py:DATA") as a, serve(tmp_path / "b", "data.py:DATA") as b:
         with FeederClient(a.endpoint) as first:

@@ -6,7 +6,6 @@ import gc
 import io
 import os
 import re
-import signal
 import sys
 import threading
 import time
@@ -19,8 +18,11 @@ import pytest
 
 from feeder_client import AuthenticationError, ConfigError, FeederClient, NodeUnreachable, SourceError, SourceNotFound, WorkerCrashed
 from feeder_wire.security import make_key_files
-from tests.serving import SOURCES, Running, Script, alive, arenas, posix_signals, shadows, until, workers_of
+from tests.serving import ON_WINDOWS, SOURCES, Running, Script, alive, arenas, arenas_since, kill, posix_signals, shadows, until, workers_of
 from tests.sources import Numbers, counted
+
+# Exit codes of a Python that nobody saved: Windows' Popen.kill gives 1, and Ctrl-C its own NTSTATUS.
+ENDS_WITH = {"SIGKILL": 1, "SIGINT": 0xC000013A} if ON_WINDOWS else {"SIGKILL": -9, "SIGTERM": -15, "SIGINT": -2}
 
 
 def labels(client: FeederClient) -> list[int]:
@@ -169,7 +171,6 @@ class TestErrors:
             FeederClient.local(f"{tmp_path / 'crash.py'}:x", workers=1)
         assert "[worker 0] no such device" in capfd.readouterr().err
 
-    @posix_signals
     def test_the_server_dies_under_a_waiting_trainer(self, tmp_path: Path) -> None:
         """An error at once, with its exit code; not the batch's time-out, nor a hang."""
         client = FeederClient.local(f"{SOURCES}:Holds", workers=1, args={"folder": str(tmp_path), "at": 2}, connect_timeout=120)
@@ -186,11 +187,11 @@ class TestErrors:
         trainer = threading.Thread(target=read)
         trainer.start()
         until(lambda: list(tmp_path.glob("at-2-*")), "the worker is at batch 2")
-        os.kill(server, signal.SIGKILL)
+        kill(server)
         trainer.join(20)
         assert not trainer.is_alive()
         assert isinstance(caught[0], NodeUnreachable)
-        assert "the private server has ended (exit code -9)" in str(caught[0])
+        assert f"the private server has ended (exit code {15 if ON_WINDOWS else -9})" in str(caught[0])
         until(lambda: not alive(below), "the worker ends")
         client.close()
         gc.collect()
@@ -226,7 +227,9 @@ class TestPrivate:
 
     def test_nothing_secret_is_on_a_command_line(self, endpoint: str) -> None:
         for process in workers_of(os.getpid()).values():
-            assert not re.search(r"[!-~]{40}", " ".join(process.cmdline()).replace("feeder_server", "").replace("/", " "))
+            assert not re.search(
+                r"[!-~]{40}", " ".join(process.cmdline()).replace("feeder_server", "").replace("/", " ").replace("\\", " ")
+            )
 
 
 # The class is the script's own, the script has no main guard, and what it does at its top would be done again by multiprocessing.
@@ -256,8 +259,10 @@ class TestTheEndOfTheTrainer:
         with Script(tmp_path, SCRIPT) as script:
             assert script.wait() == 0, script.output
             assert script.stdout.splitlines() == ["top of __main__", "[0, 1, 2, 3, 4] False"]
-            assert script.stderr == ""
-        until(lambda: arenas() == before, lambda: f"left: {arenas() - before}")
+            # That it waits, on a slow machine, and that a process id differs between workers, once two have made the same batch.
+            said = ("waiting for source 'default'", "the copies of source 'default' agree in the order")
+            assert not [line for line in script.stderr.splitlines() if not line.startswith(said)]
+        until(lambda: not arenas_since(before), lambda: f"left: {arenas_since(before)}")
 
     def test_a_folder_whose_files_are_called_like_modules(self, tmp_path: Path) -> None:
         script = tmp_path / "script.py"
@@ -319,8 +324,7 @@ class TestTheEndOfTheTrainer:
             assert script.wait() == 0, script.output
             assert script.stdout.splitlines()[1] == "49 50"
 
-    @posix_signals
-    @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
+    @pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGTERM", marks=posix_signals), "SIGINT"])
     def test_killed(self, tmp_path: Path, name: str) -> None:
         """However the trainer goes: server, workers and folders are gone, and nothing is said but Python's own words."""
         before = arenas()
@@ -341,10 +345,10 @@ class TestTheEndOfTheTrainer:
             below = workers_of(script.pid)
             assert len(below) == 3
             assert len(arenas() - before) >= 2
-            script.signal(getattr(signal, name))
-            assert script.wait() == (-signal.SIGINT if name == "SIGINT" else -getattr(signal, name)), script.output
+            script.signal(name)
+            assert script.wait() == ENDS_WITH[name], script.output
             until(lambda: not alive(below), lambda: f"left: {alive(below)}")
-            until(lambda: arenas() == before, lambda: f"left: {arenas() - before}")
+            until(lambda: not arenas_since(before), lambda: f"left: {arenas_since(before)}")
             errors = script.stderr
             assert errors.count("Traceback") == (name == "SIGINT")
             assert "feeder_server" not in errors

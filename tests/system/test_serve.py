@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from tests.serving import (
     Serving,
     alive,
     arenas,
+    arenas_since,
     free_port,
     posix_signals,
     serve,
@@ -46,6 +50,19 @@ class TestStart:
                 assert len(list(client)) == 20
             assert node.stop() == 0
             assert node.stdout == f"feeder-server ready at {node.endpoint}\n"
+
+    def test_the_program_that_pip_makes(self, tmp_path: Path) -> None:
+        """On Windows an .exe that starts Python: Ctrl-C reaches both, and both are gone afterwards."""
+        program = shutil.which("feeder-server", path=sysconfig.get_path("scripts"))
+        if program is None:
+            pytest.skip("feeder is not installed, or into the user's own folder")
+        with Running([program, "serve", f"{SOURCES}:Numbers", "--workers", "1", "--bind", ANY_PORT], tmp_path) as node:
+            node.says("feeder-server ready at ")
+            below = workers_of(node.pid)
+            with FeederClient(node.stdout.split()[-1], connect_timeout=5) as client:
+                assert len(list(client)) == 20
+            assert node.stop() == 0
+            until(lambda: not alive(below), lambda: f"left: {alive(below)}")
 
     def test_several_sources_from_one_pool(self, tmp_path: Path) -> None:
         """With arguments for all of them and for one, in any order; the workers are the same."""
@@ -120,8 +137,7 @@ class TestStart:
 
 
 class TestStop:
-    @posix_signals
-    @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+    @pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=posix_signals)])
     def test_a_signal_ends_it_cleanly(self, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
         """Exit code 0, the client is told, no process and no file is left."""
         before = arenas()
@@ -131,7 +147,7 @@ class TestStop:
             assert arenas() - before
             with FeederClient(node.endpoint, connect_timeout=0.5) as client:
                 held = [client[i] for i in range(3)]
-                node.signal(getattr(signal, name))
+                node.signal(name)
                 assert node.wait() == 0, node.output
                 until(lambda: f"the server was stopped (it got {name})" in caplog.text, lambda: caplog.text)
                 with pytest.raises(NodeUnreachable, match=re.escape(node.endpoint)):
@@ -139,27 +155,31 @@ class TestStop:
                         client[i]
                 assert held[2][0] is not None
             assert not alive(below)
-            assert arenas() == before
+            if ON_WINDOWS:  # where what the trainer has mapped stays, until a server starts that finds it unmapped
+                assert arenas() - before
+                del held
+                gc.collect()
+            assert not arenas_since(before)
             assert "Traceback" not in node.output
 
-    @posix_signals
     def test_ctrl_c_reaches_the_node_alone(self, tmp_path: Path) -> None:
-        """A terminal sends it to the whole group: the workers stay up until the node ends them, and no traceback is printed."""
+        """A terminal sends it to all that it started: the workers stay up until the node ends them, and no traceback is printed."""
         command = [*COMMAND, "serve", f"{SOURCES}:Numbers", "--workers", "2", "--bind", ANY_PORT]
-        code = f"import subprocess, sys\nsys.exit(subprocess.call({command!r}))"
-        popen = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-        assert popen.stdout is not None
-        assert popen.stdout.readline().startswith("feeder-server ready at")
-        # The interpreter in between is there as a shell would be; it must not mind the signal.
-        os.killpg(popen.pid, signal.SIGINT)
-        _, errors = popen.communicate(timeout=30)
-        assert "stopping: it got SIGINT" in errors
-        assert "stopped" in errors
-        assert "worker" not in errors.partition("stopping")[2]
+        if not ON_WINDOWS:
+            # The interpreter in between is there as a shell would be; it must not mind the signal.
+            deaf = "import signal, subprocess, sys\nsignal.signal(signal.SIGINT, lambda *_: None)\n"
+            command = [sys.executable, "-c", f"{deaf}sys.exit(subprocess.call({command!r}))"]
+        with Running(command, tmp_path, start_new_session=True) as shell:
+            shell.says("feeder-server ready at")
+            if ON_WINDOWS:
+                shell.signal("SIGINT")  # goes to all processes of the console
+            else:
+                os.killpg(shell.pid, signal.SIGINT)
+            shell.wait()
+            assert "stopping: it got SIGINT" in shell.stderr
+            assert "stopped" in shell.stderr
+            assert "worker" not in shell.stderr.partition("stopping")[2]
 
-    @posix_signals
     @pytest.mark.parametrize("child", [False, True], ids=["alone", "with_a_child"])
     def test_a_second_ctrl_c_kills(self, tmp_path: Path, child: bool) -> None:
         """The worker hangs in user code, so the first one waits for it; the second doesn't. A child of the worker's own (which
@@ -171,17 +191,16 @@ class TestStop:
             assert client[0] == 0
             (pid,) = came_to(tmp_path, 1)
             below = {p: process for p, process in workers_of(node.pid).items() if p == pid}
-            node.signal(signal.SIGINT)
+            node.signal("SIGINT")
             node.says("stopping: it got SIGINT")
             assert node.popen.poll() is None
-            node.signal(signal.SIGINT)
+            node.signal("SIGINT")
             assert node.wait(2.5) == 130, node.output  # the grace for workers is 3 s
             until(lambda: not alive(below), "the worker ends")
             assert arenas() == before
             (tmp_path / "go").touch()
             client.close()
 
-    @posix_signals
     def test_a_worker_that_hangs_is_killed_after_a_while(self, tmp_path: Path) -> None:
         before = arenas()
         with serve(tmp_path, f"{SOURCES}:Hangs", "-a", f"folder={tmp_path}") as node:
@@ -194,20 +213,20 @@ class TestStop:
             assert arenas() == before
             client.close()
 
-    @posix_signals
     def test_stopped_while_its_workers_start(self, tmp_path: Path) -> None:
-        (tmp_path / "slow.py").write_text(f"from tests.sources import hold\nhold({str(tmp_path)!r}, 'import')\nmade = [1]\n")
+        (tmp_path / "slow.py").write_text(
+            f"from tests.sources import hold\nhold({str(tmp_path)!r}, 'import')\nmade = [1]\n", encoding="utf-8"
+        )
         before = arenas()
         with Serving(tmp_path, "slow.py:made", "-w", "2", "-b", "tcp://127.0.0.1:0", env={"PYTHONPATH": str(SOURCES.parents[1])}) as node:
             came_to(tmp_path, "import", 2)
             below = workers_of(node.pid)
-            node.signal(signal.SIGINT)
+            node.signal("SIGINT")
             assert node.wait() == 0
             assert node.stdout == ""
             assert not alive(below)
             assert arenas() == before
 
-    @posix_signals
     def test_sigkill(self, tmp_path: Path) -> None:
         """Nobody can catch it: the workers see their pipe end and go, and the next start sweeps the folders."""
         before = arenas()
@@ -224,6 +243,8 @@ class TestStop:
                     client[i]
             client.close()
             assert held.any()
+            del held, client
+            gc.collect()
             assert left
             assert left <= arenas()
         with serve(tmp_path, f"{SOURCES}:Numbers") as node:
@@ -231,7 +252,6 @@ class TestStop:
             for path in left:
                 assert f"removed {path}, left behind by a server that was killed" in node.stderr
 
-    @posix_signals
     def test_a_living_node_is_not_swept(self, tmp_path: Path) -> None:
         with serve(tmp_path, f"{SOURCES}:Blocks") as first, FeederClient(first.endpoint) as client:
             with serve(tmp_path, f"{SOURCES}:Numbers"):

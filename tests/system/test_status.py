@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -136,7 +135,7 @@ class TestWatch:
         with serve(tmp_path, f"{SOURCES}:Numbers") as node:
             with Running([*COMMAND, "status", node.endpoint, "--watch", *options], tmp_path, {"PYTHONUNBUFFERED": "1"}) as watching:
                 until(lambda: watching.stdout.count("up_seconds" if options else "feeder-server 0") >= 2, lambda: watching.output)
-                watching.signal(signal.SIGINT)
+                watching.signal("SIGINT")
                 assert watching.wait() == 0
             assert watching.stderr == ""
             if options:

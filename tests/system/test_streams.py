@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from feeder_client import FeederClient, FeederError, SourceError
-from tests.serving import SOURCES, Serving, posix_signals, serve
+from tests.serving import SOURCES, Serving, kill, serve
 
 
 @pytest.fixture(scope="module", name="nodes")
@@ -127,7 +125,6 @@ class TestSteps:
 
 
 class TestWhatDies:
-    @posix_signals
     def test_a_worker_of_a_sharded_stream(self, tmp_path: Path) -> None:
         """Its shard is replayed up to where it was: every item once, all the same."""
         source = f"{SOURCES}:stream_that_exits"
@@ -136,13 +133,12 @@ class TestWhatDies:
             node.says("ended: exit code 9")
             assert sorted(client) == list(range(20))
 
-    @posix_signals
     def test_the_worker_of_an_endless_stream(self, tmp_path: Path) -> None:
         """It goes on, with a copy that begins anew."""
         with serve(tmp_path, f"{SOURCES}:endless") as node, FeederClient(node.endpoint, steps=50) as client:
             first = list(client)
             assert first == list(range(50))
-            os.kill(node.workers[0], signal.SIGKILL)
+            kill(node.workers[0])
             for _ in range(100):  # what was made before its death comes first
                 later = list(client)
                 assert len(later) == 50
@@ -150,7 +146,6 @@ class TestWhatDies:
                     break
             assert min(later) == 0
 
-    @posix_signals
     def test_a_node_of_two(self, tmp_path: Path) -> None:
         """Its part of the pass is gone with it (nobody else has that data's place); the pass ends, and the log says so."""
         source = f"{SOURCES}:endless"

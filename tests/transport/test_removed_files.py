@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from feeder_client import FeederClient
-from tests.serving import SOURCES, arenas, posix_signals, serve, until
+from tests.serving import SOURCES, arenas, kill, removes_mapped_files, serve, until
 from tests.sources import pattern
 from tests.transport.conftest import options_for
 
 
-@posix_signals  # Windows removes no file that is mapped
+@removes_mapped_files
 @pytest.mark.parametrize("whole_folders", [False, True], ids=["blocks", "folders"])
 def test_passes_go_on(tmp_path: Path, transport: str, whole_folders: bool) -> None:
     """For who is connected and for who comes later, also with a worker that is started later; what is held stays as it is."""
@@ -33,8 +31,7 @@ def test_passes_go_on(tmp_path: Path, transport: str, whole_folders: bool) -> No
                             block.unlink()
                         if whole_folders and "shm" in folder.parts:
                             shutil.rmtree(folder)
-            os.kill(node.workers[0], signal.SIGKILL)
-            node.says("killed by SIGKILL")
+            node.says(kill(node.workers[0]))
             until(lambda: len(node.workers) == 2, "a new worker")
             with FeederClient(node.endpoint, **options_for(transport)) as late:
                 assert len(list(late)) == 60

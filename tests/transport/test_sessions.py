@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import re
-import signal
 import threading
 from collections import Counter
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from feeder_client import ClosedError, FeederClient, SourceNotFound
-from tests.serving import ANY_PORT, SOURCES, Script, Serving, posix_signals, until
+from tests.serving import ANY_PORT, SOURCES, Script, Serving, until
 from tests.transport.conftest import Connect, Place, options_for
 
 
@@ -132,7 +131,6 @@ def test_an_unknown_source(connect_any: Connect) -> None:
         connect_any("valid")
 
 
-@posix_signals
 def test_a_client_that_slept_through_its_lease(tmp_path: Path, transport: str) -> None:
     """A laptop that was closed, or Ctrl-Z: the node has taken its blocks away, and it goes on all the same, with the right batches."""
     with Serving(
@@ -157,9 +155,10 @@ def test_a_client_that_slept_through_its_lease(tmp_path: Path, transport: str) -
         """
         with Script(tmp_path, code, env={"PYTHONPATH": str(SOURCES.parents[1])}) as script:
             script.says("pass 1")
-            script.signal(signal.SIGSTOP)
+            asleep = pytest.importorskip("psutil").Process(script.pid)
+            asleep.suspend()
             node.says("vanished")
-            script.signal(signal.SIGCONT)
+            asleep.resume()
             (tmp_path / "slept").touch()
             assert script.wait() == 0, script.output
             assert "reconnects 1" in script.stdout

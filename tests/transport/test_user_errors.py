@@ -104,7 +104,7 @@ def test_user_code_that_raises_feeders_errors(tmp_path: Path) -> None:
                 raise ConfigError("mine")
         made = Mine([1, 2])
     """
-    (tmp_path / "mine.py").write_text(textwrap.dedent(code))
+    (tmp_path / "mine.py").write_text(textwrap.dedent(code), encoding="utf-8")
     with serve(tmp_path, "mine.py:made") as node, FeederClient(node.endpoint) as client:
         with pytest.raises(SourceError, match="ConfigError: mine") as caught:
             client[0]

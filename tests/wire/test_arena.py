@@ -140,8 +140,13 @@ class TestTakingAndGivingBack:
             assert fresh.name != block.name
             fresh.view[:5] = b"other"
         assert seen[:5].tobytes() == b"child"
-        assert block.name not in files(places[0])
         assert writer.dropped == [block.name], "the readers hear of it"
+        if sys.platform == "win32":  # which removes no file that is mapped: it goes when the last view has gone, and one more is made
+            assert block.name in files(places[0])
+            del seen
+            reader.forget([block.name])
+            writer.take(PAGE)
+        assert block.name not in files(places[0])
 
     def test_free_blocks_of_other_sizes_make_room_within_the_budget(
         self, make_writer: Callable[..., ArenaWriter], places: list[str]
@@ -369,8 +374,9 @@ class TestReader:
         reader.forget([first, "unknown"])
         writer.retire([first])
         assert views[0].sum() == PAGE
-        with pytest.raises(ProtocolError):
-            reader.map(first, PAGE)
+        if sys.platform != "win32":  # which removes no file that is mapped
+            with pytest.raises(ProtocolError):
+                reader.map(first, PAGE)
         reader.close()
         writer.retire([second])
         assert views[1].sum() == 2 * PAGE

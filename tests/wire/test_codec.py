@@ -191,6 +191,8 @@ def test_python_scalars_stay_python_scalars(value: object) -> None:
 
 @pytest.mark.parametrize("value", NUMPY_SCALARS, ids=lambda v: f"{type(v).__name__} {v!r}"[:40])
 def test_numpy_scalars_stay_numpy_scalars(value: np.generic) -> None:
+    if value.dtype.char in "gG" and np.dtype(value.dtype.str).char != value.dtype.char:
+        value = np.dtype(value.dtype.str).type(value)  # on Windows a long double is a double, by another name
     assert_same(round_trip([value]), [value])
 
 

@@ -1,0 +1,111 @@
+"""What can be checked of the tool without Wine: pins, paths, the list of tests that are left out, the closing line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.windows import not_under_wine, packages, plugin, run, wine
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class TestPins:
+    def test_every_package_has_a_version_in_the_constraints(self) -> None:
+        pins = packages.pinned(packages.constraints_of(ROOT))
+        assert [pin.partition("==")[0] for pin in pins] == sorted(packages.TESTED)
+
+    def test_a_line_for_another_python_is_passed_over(self) -> None:
+        text = 'a==1; python_version < "3.11"\na==2; python_version >= "3.11"  # why\nb==3\n'
+        assert packages.pinned(text, ("b", "a")) == ["a==2", "b==3"]
+
+    def test_a_condition_that_it_can_not_judge_is_an_error(self) -> None:
+        with pytest.raises(ValueError, match="can't judge"):
+            packages.pinned('a==1; sys_platform == "linux"\n', ("a",))
+
+    def test_a_package_without_a_version_is_an_error(self) -> None:
+        with pytest.raises(ValueError, match="no version for b"):
+            packages.pinned("a==1\n", ("a", "b"))
+
+    def test_what_feeder_needs_is_among_them(self) -> None:
+        """All that `pip install` would bring on Windows: it is installed without asking the index."""
+        needs = {"numpy", "pyzmq", "msgpack", "msgpack-numpy", "cloudpickle", "click", "rich", "colorama"}
+        assert needs <= set(packages.TESTED)
+
+
+class TestPaths:
+    def test_the_cache_is_where_the_user_says(self, tmp_path: Path) -> None:
+        assert wine.cache_folder({"FEEDER_WINDOWS_CACHE": str(tmp_path)}) == tmp_path
+
+    def test_else_it_is_in_the_users_cache(self, tmp_path: Path) -> None:
+        assert wine.cache_folder({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "feeder-windows"
+        assert wine.cache_folder({"HOME": str(tmp_path)}) == tmp_path / ".cache" / "feeder-windows"
+
+    def test_never_in_the_repository(self) -> None:
+        assert ROOT not in wine.cache_folder().parents
+
+    def test_as_windows_sees_them(self) -> None:
+        assert wine.windows_path(Path("/")).startswith("Z:")
+        assert wine.windows_path(Path("/home/jürgen müller/x")).endswith("\\home\\jürgen müller\\x")
+
+    def test_a_windows_process_gets_nothing_that_is_meant_for_another_python(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("PYTHONPATH", "PIP_INDEX_URL", "FEEDER_SHM_DIR", "CI", "TMPDIR"):
+            monkeypatch.setenv(name, "x")
+        env = wine.Wine(tmp_path).environment(PYTHONIOENCODING="utf-8")
+        assert not {"PYTHONPATH", "PIP_INDEX_URL", "FEEDER_SHM_DIR", "CI", "TMPDIR"} & set(env)
+        assert env["PYTHONIOENCODING"] == "utf-8"
+        assert env["WINEPREFIX"] == str(tmp_path / "prefix")
+
+
+class TestArguments:
+    def test_the_suite_is_spread_over_two_processes(self, tmp_path: Path) -> None:
+        given = run.pytest_arguments(["-x"], tmp_path, cores=8)
+        assert given[given.index("--basetemp") + 1] == wine.windows_path(tmp_path / "t")
+        assert given[-1] == "-x"
+        assert given[given.index("-n") + 1] == "2"
+
+    @pytest.mark.parametrize("chosen", ["-n0", "tests/wire/test_arena.py::TestSweep"])
+    def test_but_not_where_the_user_chose(self, tmp_path: Path, chosen: str) -> None:
+        assert "--dist" not in run.pytest_arguments([chosen], tmp_path, cores=8)
+
+
+class TestWithoutWine:
+    def test_is_said_loudly_and_is_not_success(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def need_wine(say: object) -> None:
+            raise wine.Unavailable("Wine is not installed, and this system has no apt-get")
+
+        monkeypatch.setattr(run, "need_wine", need_wine)
+        monkeypatch.setenv("FEEDER_WINDOWS_CACHE", str(tmp_path))
+        assert run.main([]) == run.SKIPPED
+        assert "SKIPPED, NOTHING WAS TESTED ON WINDOWS: Wine is not installed" in capsys.readouterr().out
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestLeftOut:
+    def test_each_has_a_reason_and_is_a_single_test(self) -> None:
+        for name, reason in not_under_wine.REASONS.items():
+            assert "::" in name
+            assert (ROOT / name.partition("::")[0]).is_file(), name
+            assert len(reason) > 10
+
+    def test_all_cases_of_a_test_or_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(plugin, "REASONS", {"t.py::a": "no a", "t.py::b[1]": "no b 1"})
+        assert [plugin.reason_for(name) for name in ("t.py::a[x]", "t.py::a", "t.py::b[1]", "t.py::b[2]")] == [
+            "no a",
+            "no a",
+            "no b 1",
+            None,
+        ]
+
+    def test_a_name_that_no_test_has_is_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(plugin, "REASONS", {"t.py::a": "no a", "u.py::gone": "no more"})
+        assert plugin.unknown({"t.py::a[x]", "u.py::here"}) == ["u.py::gone"]
+        assert plugin.unknown({"t.py::a[x]"}) == [], "of files that were not collected nothing is known"
+
+
+def test_the_closing_line() -> None:
+    result = {"windows": "Windows-10", "python": "CPython 3.13.2", "passed": 10, "failed": 0, "skipped": 2}
+    assert run.summary(result, 90) == "10 passed, 2 skipped in 1.5 min on Windows-10 (Wine), CPython 3.13.2"
