@@ -108,8 +108,8 @@ class FeederClient:
             workers: worker processes; None: as many as there are usable cores.
             args: arguments for a target's class or function: numbers, texts, booleans, lists and dicts of those.
             seed: of everything random in the source.
-            server: options of the server: ``threads``, ``gpu``, ``max_retries``, ``memory``, ``single``, ``on_divergence``,
-                ``stream_order``.
+            server: options of the server: ``threads``, ``gpu``, ``max_retries``, ``batch_timeout``, ``memory``, ``single``,
+                ``on_divergence``, ``stream_order``.
             options: as for the constructor.
 
         Raises:
