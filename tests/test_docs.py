@@ -143,7 +143,7 @@ class TestPython:
     def test_what_is_planned_is_not_there(self) -> None:
         for name in ("state_dict", "load_state_dict", "callbacks"):
             assert not hasattr(FeederSequence, name)
-        assert not {"on_error", "bind"} & set(inspect.signature(FeederClient.__init__).parameters)
+        assert not {"bind"} & set(inspect.signature(FeederClient.__init__).parameters)
 
 
 def test_the_map_of_the_house_is_complete() -> None:
