@@ -6,6 +6,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -13,12 +14,14 @@ from typing import Any, TypeVar
 
 from feeder_client import saved
 from feeder_client.connection import Keys
-from feeder_client.core import Core, PassEnded
+from feeder_client.core import Core
 from feeder_client.local import LocalServer
 from feeder_client.options import Options
 from feeder_client.position import Position
 from feeder_client.receiver import Receiver
+from feeder_client.skips import Missing, Skipped, budget_from
 from feeder_client.stats import Stats
+from feeder_client.waiting import PassEnded
 from feeder_wire.errors import ConfigError
 from feeder_wire.security import check_endpoint, load_pair, load_public
 from feeder_wire.sizes import parse_size
@@ -48,6 +51,10 @@ class FeederClient:
         memory: cap on the bytes of batches on their way and waiting, for example ``"512MiB"``. One batch is always allowed.
         keys: this client's CURVE key: a ``.key_secret`` file, or the folder that holds it.
         server_key: the server's public key: its ``.key`` file.
+        on_error: ``"raise"``, or ``"skip"``: a batch that can't be made (your code raised, its workers died) is left out, with a report at
+            the end of the pass. Iterating, a pass is then shorter; `FeederSequence` gives Keras another batch of the pass in its place.
+        skip_budget: with ``"skip"``, how many batches of a pass may be left out before the error is raised: a count (int), or a share of
+            the pass (float; one at least). None: 0.05.
         resume: a position to begin at: what `state_dict` gave, or the file of a `FeederCheckpoint`; where there is no such file, the
             beginning.
         transport: ``"auto"`` maps the server's memory where it runs on this machine; ``"tcp"`` always takes the socket. The
@@ -74,6 +81,8 @@ class FeederClient:
         world_size: int = 1,
         connect_timeout: float = 30.0,
         batch_timeout: float | None = None,
+        on_error: str = "raise",
+        skip_budget: int | float | None = None,
         memory: int | str = "1GiB",
         keys: str | os.PathLike[str] | None = None,
         server_key: str | os.PathLike[str] | None = None,
@@ -84,6 +93,7 @@ class FeederClient:
             endpoints, source, _load_keys(keys, server_key), None, transport,
             steps=steps, prefetch=prefetch, lookahead=lookahead, rank=rank, world_size=world_size,
             connect_timeout=connect_timeout, batch_timeout=batch_timeout, memory=memory, resume=resume,
+            on_error=on_error, skip_budget=skip_budget,
         )  # fmt: skip
 
     @classmethod
@@ -108,8 +118,8 @@ class FeederClient:
             workers: worker processes; None: as many as there are usable cores.
             args: arguments for a target's class or function: numbers, texts, booleans, lists and dicts of those.
             seed: of everything random in the source.
-            server: options of the server: ``threads``, ``gpu``, ``max_retries``, ``memory``, ``single``, ``on_divergence``,
-                ``stream_order``.
+            server: options of the server: ``threads``, ``gpu``, ``max_retries``, ``batch_timeout``, ``memory``, ``single``,
+                ``on_divergence``, ``stream_order``.
             options: as for the constructor.
 
         Raises:
@@ -147,6 +157,8 @@ class FeederClient:
         world_size: int = 1,
         connect_timeout: float = 30.0,
         batch_timeout: float | None = None,
+        on_error: str = "raise",
+        skip_budget: int | float | None = None,
         memory: int | str = "1GiB",
         resume: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     ) -> None:
@@ -173,6 +185,7 @@ class FeederClient:
             batch_timeout=batch_timeout,
             rank=rank,
             world_size=world_size,
+            skip_budget=budget_from(on_error, skip_budget),
             resume=saved.state_from(resume),
             rolls=self._rolls(),
         )
@@ -217,13 +230,18 @@ class FeederClient:
 
     def __iter__(self) -> Iterator[Any]:
         """One pass: the next epoch of an indexed source; of a stream `steps` batches, or one run up to its end."""
-        return self._run() if self._core.in_runs else self._pass()
+        return self._iterate(Missing.PASS_OVER)
 
-    def _pass(self) -> Iterator[Any]:
+    def _iterate(self, missing: Missing) -> Iterator[Any]:
+        """One pass; `missing`: what is given in the place of a batch that is skipped."""
+        return self._run() if self._core.in_runs else self._pass(missing)
+
+    def _pass(self, missing: Missing) -> Iterator[Any]:
         self._core.begin_pass()
         index = 0
         while self.num_batches is None or index < self.num_batches:
-            yield self._form(self._core.get(index))
+            with suppress(Skipped):
+                yield self._form(self._core.get(index, missing))
             index += 1
         self._core.end_pass()
 

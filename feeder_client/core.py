@@ -11,7 +11,6 @@ Every wait here ends: with the batch, with an error that says why there is none,
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,26 +22,21 @@ from feeder_client.order import Key, Order
 from feeder_client.payload import Broken, Payload
 from feeder_client.place import Mark
 from feeder_client.position import Position
-from feeder_client.roster import LongWait, Roster
-from feeder_client.stats import Counters, Stats
+from feeder_client.roster import LongWait
+from feeder_client.skips import SKIPPED, Missing, Skipped
+from feeder_client.stats import Stats
 from feeder_client.stock import IndexedStock, Stock, StreamStock
-from feeder_client.window import Credits, Request
+from feeder_client.waiting import SLICE, Waiting
+from feeder_client.window import Request
 from feeder_wire import messages as m
-from feeder_wire.errors import BatchTimeout, ClosedError, ConfigError, FeederError, NodeUnreachable, rebuild
+from feeder_wire.errors import ClosedError, ConfigError, FeederError, NodeUnreachable, rebuild
 
 log = logging.getLogger("feeder.client")
 
 T = TypeVar("T")
 
-SLICE = 0.2
-"""Longest single wait: on Windows Ctrl-C is not seen inside one."""
 
-
-class PassEnded(Exception):
-    """A run of a stream is over."""
-
-
-class Core:
+class Core(Waiting):
     """See the module.
 
     Args:
@@ -51,24 +45,13 @@ class Core:
     """
 
     def __init__(self, endpoints: list[str], options: Options) -> None:
-        self.options = options
-        self.roster = Roster(endpoints, options.connect_timeout, time.monotonic())
-        self.wake: Callable[[], None] = lambda: None  # the receiver puts its own here
-        self.closed = False
-        self.num_batches: int | None = None
-        self._fatal: FeederError | None = None
-        self._cond = threading.Condition()
-        self._credits = Credits(options.memory_bytes, options.prefetch)
+        super().__init__(endpoints, options)
         self._order: Order | None = None
-        self._stock: Stock | None = None
-        self._where: Position
         self._kept: dict[Key, Any] = {}  # batches that were looked at and may be asked for again
         self._undelivered: dict[int, tuple[Key, Mark | None]] = {}  # what a caller waits for, or got an error instead of
         self._agreement = Agreement(options.source)
         self._said: set[str] = set()
         self._notes: tuple[str, ...] = ()  # about the source, from the node, not yet said
-        self._first: float | None = None
-        self._counted = Counters()
 
     # ------------------------------------------------------------------------------------------------- training thread
 
@@ -86,12 +69,17 @@ class Core:
                 wait.say(now, self.roster)
                 self._cond.wait(SLICE)
 
-    def get(self, index: int) -> Any:
+    def get(self, index: int, missing: Missing = Missing.RAISE) -> Any:
         """Batch `index`, as `Order` understands it. Waits.
+
+        Args:
+            index: see `Order.ask`.
+            missing: with ``on_error="skip"``, what is wanted in the place of one that can't be had.
 
         Raises:
             IndexError: there is no such batch.
             FeederError: it can't be had.
+            Skipped: it can't be had, and was skipped.
         """
         with self._cond:
             order, stock = self._usable()
@@ -104,13 +92,11 @@ class Core:
                 self.wake()
                 return batch
             self._undelivered[index] = (key, mark)
-            wait = LongWait(f"{stock.describe(key)} of source {self.options.source!r}", time.monotonic())
-            while (payload := stock.take(key)) is None:
-                self._check(wait)
-                stock.need(key)
-                self.wake()
-                self._cond.wait(SLICE)
-            self._took(wait, payload, stock)
+            try:
+                payload = self._await(key, stock) if missing is Missing.RAISE else self._sound(key, mark, missing, order, stock)
+            except Skipped:
+                self._undelivered.pop(index, None)
+                raise
             taken = self._where.took(mark)
             self._prune(order)
         batch = payload.open()
@@ -135,16 +121,7 @@ class Core:
         with self._cond:
             _, stock = self._usable()
             assert isinstance(stock, StreamStock)
-            wait = LongWait(f"the next batch of source {self.options.source!r}", time.monotonic())
-            while not (found := stock.take_in_run())[0]:
-                self._check(wait)
-                stock.need((0, 0))
-                self.wake()
-                self._cond.wait(SLICE)
-            payload = found[1]
-            if payload is None:
-                raise PassEnded
-            self._took(wait, payload, stock)
+            payload = self._sound_in_run(stock)
             mark = self._where.took(None)
         batch = payload.open()
         with self._cond:
@@ -209,6 +186,8 @@ class Core:
             if self._stock is not None:
                 self._stock.clear()
             self._kept.clear()
+            if self._skips is not None:
+                self._skips.report()
             self._cond.notify_all()
 
     def _usable(self) -> tuple[Order, Stock]:
@@ -221,38 +200,6 @@ class Core:
     def _prune(self, order: Order) -> None:
         for key in [k for k in self._kept if not order.may_repeat(k)]:
             del self._kept[key]
-
-    def _check(self, wait: LongWait) -> None:
-        if self.closed:
-            raise ClosedError("this feeder was closed while a batch was waited for")
-        now = time.monotonic()
-        self._raise_if_hopeless(now)
-        for number in self._stock.give_up(self.roster.away(now)) if self._stock is not None else ():
-            log.warning("this pass goes on without %s, and without what it had of the stream", self.roster.nodes[number].endpoint)
-        timeout = self.options.batch_timeout
-        if timeout is not None and wait.seconds(now) > timeout:
-            raise BatchTimeout(f"{wait.what} did not come within {timeout:g} s: {self.roster.whereabouts(now)}")
-        wait.say(now, self.roster)
-
-    def _raise_if_hopeless(self, now: float) -> None:
-        error = self._fatal or self.roster.hopeless(now, self._stock.missing() if self._stock is not None else ())
-        if error is not None:
-            raise error
-
-    def _took(self, wait: LongWait, payload: Payload, stock: Stock) -> None:
-        now = time.monotonic()
-        counted = self._counted
-        if self._first is None:
-            self._first = now - wait.seconds(now)
-        else:  # the first wait is the start-up, not the training
-            counted.wait_seconds += wait.seconds(now)
-        counted.elapsed_seconds = now - self._first
-        counted.batches += 1
-        counted.nbytes += payload.nbytes
-        limit = self._credits.limit()
-        # Waking the receiver costs two system calls: for quick batches once in a while is enough.
-        if limit < 16 or sum(stock.level) <= limit - limit // 8:
-            self.wake()
 
     # ------------------------------------------------------------------------------------------------- receiver thread
 
@@ -321,21 +268,9 @@ class Core:
 
     def _begin(self, opened: m.Opened) -> Stock:
         options = self.options
-        stream = opened.kind == "stream"
-        length = None if opened.num_batches < 0 else opened.num_batches
-        if options.world_size > 1:
-            if stream or length is None:
-                raise ConfigError("rank and world_size share out the batches of an indexed source; this one is a stream")
-            if length < options.world_size:
-                raise ConfigError(f"world_size={options.world_size}, but source {options.source!r} has only {length} batches to share out")
-            length //= options.world_size
-        if options.steps is not None:
-            if not stream and length is not None and options.steps > length:
-                raise ConfigError(f"steps={options.steps}, but source {options.source!r} has only {length} batches")
-            length = options.steps
-        self.num_batches = length
-        order = Order(length, opened.seed, options.rolls)
-        if stream:
+        self.num_batches = options.length_of(opened.kind, opened.num_batches)
+        order = Order(self.num_batches, opened.seed, options.rolls)
+        if opened.kind == "stream":
             self._stock = StreamStock(self._credits, opened.ordered, len(self.roster.nodes))
         else:
             self._stock = IndexedStock(self._credits, order, options.lookahead, (options.rank, options.world_size))
@@ -358,7 +293,7 @@ class Core:
         with self._cond:
             what = self._stock.describe(self._stock.own(failed.epoch, failed.index)) if self._stock else "a batch"
         error = rebuild(failed.error, f"{what} of source {self.options.source!r}")
-        self.arrived(node, failed.epoch, failed.index, Broken(error), 0.0)
+        self.arrived(node, failed.epoch, failed.index, Broken(error, skippable=isinstance(error, SKIPPED)), 0.0)
 
     def ended(self, node: int, epoch: int, index: int) -> None:
         """Streams: a ticket got nothing."""

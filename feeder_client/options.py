@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from feeder_wire.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -19,5 +21,26 @@ class Options:
     batch_timeout: float | None = None
     rank: int = 0
     world_size: int = 1
+    skip_budget: int | float | None = None  # see skips.py; None: nothing is skipped
     resume: dict[str, Any] | None = None
     rolls: bool = False  # see order.py
+
+    def length_of(self, kind: str, num_batches: int) -> int | None:
+        """Batches of one pass over a source that a node has described so; None: no end is known.
+
+        Raises:
+            ConfigError: the options don't fit it.
+        """
+        stream = kind == "stream"
+        length = None if num_batches < 0 else num_batches
+        if self.world_size > 1:
+            if stream or length is None:
+                raise ConfigError("rank and world_size share out the batches of an indexed source; this one is a stream")
+            if length < self.world_size:
+                raise ConfigError(f"world_size={self.world_size}, but source {self.source!r} has only {length} batches to share out")
+            length //= self.world_size
+        if self.steps is not None:
+            if not stream and length is not None and self.steps > length:
+                raise ConfigError(f"steps={self.steps}, but source {self.source!r} has only {length} batches")
+            length = self.steps
+        return length

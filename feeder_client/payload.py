@@ -122,10 +122,11 @@ class Borrowed:
 
 @dataclass(slots=True)
 class Broken:
-    """A batch that can't be had."""
+    """A batch that can't be had. `skippable`: that is a matter of this batch, and not of what serves it."""
 
     error: FeederError
     nbytes: int = 0
+    skippable: bool = False
 
     def open(self) -> object:
         """Raises the error."""

@@ -47,7 +47,7 @@ class Position:
         self._order, self._stock = order, stock
         self._here = StreamPlace()  # of a stream: as far as batches were handed out
         self._trained: Place | StreamPlace | None = None  # None: nobody says what is trained on
-        self._marks: deque[Mark | StreamMark] = deque()
+        self._marks: deque[tuple[Mark | StreamMark, bool]] = deque()  # and whether there was a batch
 
     # ------------------------------------------------------------------------------------------------------- batch by batch
 
@@ -63,8 +63,8 @@ class Position:
         workers = len(self._stock.window.parts[node])
         return StreamMark(run, (node, index % workers), index // workers, mark)
 
-    def handed_out(self, mark: Mark | StreamMark | None) -> None:
-        """The training has it."""
+    def handed_out(self, mark: Mark | StreamMark | None, skipped: bool = False) -> None:
+        """The training has it; or, `skipped`, it can't be had and counts as given with the batch before it."""
         if mark is None:
             return
         if isinstance(mark, StreamMark):
@@ -75,7 +75,9 @@ class Position:
             self._marks.clear()
         if len(self._marks) >= MOST_MARKS:
             raise ConfigError(f"{MOST_MARKS:,} batches were handed out since mark_trained() was called: call it after each training step")
-        self._marks.append(mark)
+        self._marks.append((mark, skipped))
+        if skipped and len(self._marks) == 1:
+            self._follow_skipped()
 
     def track(self) -> None:
         """From here on somebody says what was trained on; what was handed out so far has been."""
@@ -94,16 +96,24 @@ class Position:
         """
         if self._trained is None:
             raise ConfigError("mark_trained() counts from track_training() on: call that before the training begins")
-        for done in range(min(count, len(self._marks))):
-            if one_epoch and done and _opens(self._marks[0]):
+        for done in range(count):
+            if not self._marks or (one_epoch and done and _opens(self._marks[0][0])):
                 break
-            mark = self._marks.popleft()
-            if isinstance(mark, StreamMark):
-                assert isinstance(self._trained, StreamPlace)
-                self._trained = follow_stream(self._trained, mark)
-            else:
-                assert isinstance(self._trained, Place)
-                self._trained = follow(self._trained, mark)
+            self._follow()
+            self._follow_skipped()
+
+    def _follow_skipped(self) -> None:
+        while self._marks and self._marks[0][1]:
+            self._follow()
+
+    def _follow(self) -> None:
+        mark, _ = self._marks.popleft()
+        if isinstance(mark, StreamMark):
+            assert isinstance(self._trained, StreamPlace)
+            self._trained = follow_stream(self._trained, mark)
+        else:
+            assert isinstance(self._trained, Place)
+            self._trained = follow(self._trained, mark)
 
     def known(self) -> None:
         """See `Order.known`."""

@@ -27,6 +27,7 @@ from feeder_client.client import FeederClient
 from feeder_client.keras_base import Pass, announced, announces_passes, base_of, find_base
 from feeder_client.local import LocalServer
 from feeder_client.position import Position
+from feeder_client.skips import Missing
 from feeder_wire.errors import ConfigError
 
 _made: dict[tuple[type[Any], type[Any]], type[Any]] = {}
@@ -119,7 +120,7 @@ class FeederSequence(FeederClient):
             raise ConfigError(f"a FeederSequence can't be read in another process than the one that made it: {_WORKERS}")
         if not self._announces_passes:
             self._heed_keras_2()
-        return super().__getitem__(index)
+        return self._form(self._core.get(index, Missing.STAND_IN))  # Keras counts steps: it must get a batch
 
     def _rolls(self) -> bool:
         return not self._announces_passes  # Keras 2 ends the training where a pass is shorter than the first one

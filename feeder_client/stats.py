@@ -17,6 +17,7 @@ class Counters:
     compute_seconds: float = 0.0
     retries: int = 0
     reconnects: int = 0
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Stats:
         borrowed_bytes: arena blocks in this process' hands.
         retries: batches asked for again because their node was lost.
         reconnects: connections that broke and came back.
+        skipped: batches that could not be had, with ``on_error="skip"``.
     """
 
     batches: int = 0
@@ -49,6 +51,7 @@ class Stats:
     borrowed_bytes: int = 0
     retries: int = 0
     reconnects: int = 0
+    skipped: int = 0
 
     @property
     def wait_share(self) -> float:

@@ -21,6 +21,7 @@ import numpy as np
 
 from feeder_client.position import Position
 from feeder_client.sequence import keras_form
+from feeder_client.skips import Missing
 from feeder_wire.errors import ConfigError, SourceError, UnsupportedBatch
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class _Passes:
         if client.num_batches == 0:
             raise ConfigError("this source has no batches: as_tf_dataset() needs an output_signature for it")
         if not client._core.in_runs:
-            return client._core.get(0)  # outside of a pass: looked at, see order.py
+            return client._core.get(0, Missing.STAND_IN)  # outside of a pass: looked at, see order.py
         run = iter(client)
         for batch in run:
             self._held = (batch, run)
@@ -71,7 +72,7 @@ class _Passes:
     def __call__(self) -> Iterator[Any]:
         held, self._held = self._held, None
         if held is None:
-            yield from map(self._checked, self._client)
+            yield from map(self._checked, self._client._iterate(Missing.STAND_IN))  # its length was promised
             return
         first, run = held
         del held

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feeder_client.sequence import native
+from feeder_client.skips import Missing
 from feeder_wire.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _classes() -> tuple[type[Any], type[Any]]:
         def __iter__(self) -> Iterator[Any]:
             if get_worker_info() is not None:
                 raise ConfigError(_NO_WORKERS)
-            return map(tensors, self._client)
+            return map(tensors, self._client._iterate(Missing.STAND_IN))  # its length was promised
 
         def __reduce__(self) -> Any:
             raise ConfigError(_NO_WORKERS)  # where DataLoader's workers are spawned, not forked

@@ -150,6 +150,13 @@ def cli() -> None:
     help="Tries of a batch whose worker died, before the client is told.",
 )
 @click.option(
+    "--batch-timeout",
+    type=float,
+    default=None,
+    metavar="SECONDS",
+    help="A worker that takes longer on one batch is killed, and the batch tried again.  [default: as long as it takes]",
+)
+@click.option(
     "--on-divergence",
     type=click.Choice(POLICIES),
     default="single",
@@ -191,6 +198,7 @@ def serve(
     seed: int,
     memory: str | None,
     max_retries: int,
+    batch_timeout: float | None,
     on_divergence: str,
     stream_order: str,
     single: bool,
@@ -216,6 +224,7 @@ def serve(
         seed=seed,
         memory_bytes=parse_size(memory) if memory else 0,
         max_retries=max_retries,
+        batch_timeout=batch_timeout,
         gpu=gpu,
         threads=threads,
         single=single,

@@ -131,6 +131,13 @@ class Comparing(ABC):
                 out += self._requeue(job.session, job.key)
         return out
 
+    def describe(self, slot: int, task: int) -> str:
+        """What a worker is making, in words."""
+        job = self.slots[slot].jobs[task]
+        source = self.sources[job.session.source] if job.session is not self.trials.void else None
+        what = "a batch of" if source is not None and source.kind == "stream" else f"batch {job.key[1]} of epoch {job.key[0]} of"
+        return f"{what} {f'source {source.name!r}' if source is not None else 'a source that was compared'}"
+
     def waiting(self) -> dict[bytes, tuple[int, list[tuple[int, Key]]]]:
         """Per session with work: how many requests are queued, and (slot, key) of what is being made."""
         out: dict[bytes, tuple[int, list[tuple[int, Key]]]] = {s.id: (len(s.queue), []) for s in self.sessions.values() if s.wanted}

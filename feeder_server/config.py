@@ -15,6 +15,7 @@ from feeder_wire.security import KeyPair, check_endpoint, is_loopback
 DEFAULT_BIND = "tcp://127.0.0.1:5555"
 DEFAULT_MEMORY = 1 << 30
 MAX_WORKERS = 4096
+MOST_SECONDS = 30 * 86400.0
 POLICIES = ("single", "parallel", "error")
 """What to do with a source whose copies disagree, see probe.py."""
 STREAM_ORDERS = ("ready", "fixed")
@@ -48,6 +49,7 @@ class ServeConfig:
     seed: int = 0
     memory_bytes: int = 0  # 0: `default_memory()`
     max_retries: int = 2
+    batch_timeout: float | None = None
     gpu: bool = False
     threads: int = 1
     single: bool = False
@@ -68,6 +70,7 @@ class ServeConfig:
         _within("--memory", self.memory_bytes, 0, 1 << 60)
         _within("--seed", self.seed, 0, (1 << 64) - 1)
         _within("--max-retries", self.max_retries, 0, 1000)
+        _seconds("--batch-timeout", self.batch_timeout)
         _within("--threads", self.threads, 1, 4096)
         if self.on_divergence not in POLICIES:
             raise ConfigError(f"--on-divergence {self.on_divergence!r:.80}: one of {', '.join(POLICIES)} is needed")
@@ -93,6 +96,11 @@ def _within(name: str, value: int, low: int, high: int) -> None:
     # Not isinstance: True is an int for that. And a training script may hand over anything.
     if type(value) is not int or not low <= value <= high:
         raise ConfigError(f"{name} {value!r:.80}: a whole number from {low} to {high} is needed")
+
+
+def _seconds(name: str, value: float | None) -> None:
+    if value is not None and (type(value) not in (int, float) or not 0 < value <= MOST_SECONDS):
+        raise ConfigError(f"{name} {value!r:.80}: a number of seconds above 0 is needed, at most {MOST_SECONDS:.0f}")
 
 
 def default_memory() -> int:

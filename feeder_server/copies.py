@@ -72,6 +72,7 @@ class Copies:
         slots: how many there are.
         incarnation: see `Runs`.
         ordered: see `Runs`.
+        on_step: called before each call of the user's code. False: it builds a copy, which may take as long as it likes.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class Copies:
         slots: int,
         incarnation: int = 0,
         ordered: bool = False,
+        on_step: Callable[[bool], None] = lambda timed: None,
     ) -> None:
         self._make = make
+        self._on_step = on_step
         self._seed = seed
         self._slot = slot
         self._slots = slots
@@ -93,7 +96,9 @@ class Copies:
         self._warm = False
         self._exclusive = False
         self._copies: dict[bytes, list[_Copy]] = {}
-        self._runs = Runs(self._own_stream, seed=seed, slot=slot, slots=slots, incarnation=incarnation, ordered=ordered)
+        self._runs = Runs(
+            self._own_stream, seed=seed, slot=slot, slots=slots, incarnation=incarnation, ordered=ordered, on_step=on_step
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         epochs = {session.hex(): [copy.epoch for copy in copies] for session, copies in self._copies.items()}
@@ -147,11 +152,13 @@ class Copies:
 
     def _make_item(self, copy: _Copy, epoch: int, index: int) -> object:
         value = seeding.item_seed(self._seed, epoch, index)
+        self._on_step(True)
         with copy.seeds.set_all(value):
             batch = copy.source.get(index)
         if not copy.used:
             copy.used = True
             if copy.seeds.look():
+                self._on_step(True)
                 with copy.seeds.set_all(value):
                     batch = copy.source.get(index)
         return batch
@@ -181,6 +188,7 @@ class Copies:
 
     def _build(self) -> _Copy | StreamSource:
         value = seeding.build_seed(self._seed)
+        self._on_step(False)
         seeding.seed_globals(value)
         with entropy.derived_from(value):
             source = self._make()
@@ -222,6 +230,7 @@ class Copies:
                 # Some keep what they drew when they made the first item; a copy that comes late has to have drawn it too.
                 if copy.epoch >= 0:
                     self._warm_up(copy)
+                self._on_step(True)
                 with copy.seeds.set_all(seeding.epoch_seed(self._seed, copy.epoch + 1)):
                     copy.source.advance(copy.epoch + 1)
                 copy.epoch += 1

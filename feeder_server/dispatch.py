@@ -64,7 +64,7 @@ class Dispatch(Comparing):
         self.ledger = Ledger()
         self.made_batches = 0
         self.made_bytes = 0
-        self.retried = 0
+        self.retried = self.given_up = 0
         self._names = {s.name: i for i, s in enumerate(sources)}
         self._memory = memory_bytes
         self._max_retries = max_retries
@@ -267,6 +267,7 @@ class Dispatch(Comparing):
             tries = session.tries.get(job.key, 0)
             if tries > self._max_retries:
                 session.answered(job.key)
+                self.given_up += 1
                 text = f"the worker that made it died {tries} times; the last time: {why:.{MAX_WHY}}"
                 error = RemoteError("WorkerCrashed", "WorkerCrashed", (), text, "", f"worker {slot}")
                 out.append(Send(session.client, m.Failed(session.id, *job.key, error)))

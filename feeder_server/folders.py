@@ -72,6 +72,10 @@ class Folders:
             return False
         return True
 
+    def step(self, slot: int, generation: int) -> tuple[int, int] | None:
+        """What a worker is at, see `beacon.read_step`."""
+        return beacon.read_step(self._directories[0].path, slot, generation) if self._directories else None
+
     def last_task(self, slot: int, generation: int) -> int | None:
         """What a worker that is gone was at, see beacon.py; can be asked once."""
         if not self._directories:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -21,7 +21,8 @@ from feeder_server.crew import Crew
 from feeder_server.dispatch import Dispatch
 from feeder_server.folders import Folders
 from feeder_server.gate import Gate
-from feeder_server.report import Reporter, Snapshot, of_source
+from feeder_server.overdue import Overdue
+from feeder_server.report import Reporter, Snapshot, progress, snapshot_of
 from feeder_server.sample import Sample, listed
 from feeder_server.supervisor import MAX_CRASHES, Lost, Supervisor
 from feeder_server.work import Action, Assign, Bury, Remove, Send, Ship, Tell, slots_of
@@ -59,9 +60,12 @@ class Node:
         self._load_errors: dict[int, str] = {}  # slot -> why its last worker could not load a source
         self._given_up = 0
         self._ready = False
-        self._next_look = self._next_progress = 0.0
+        self._next_look = self._next_progress = self._next_overdue = 0.0
+        self._overdue = Overdue(config.batch_timeout) if config.batch_timeout is not None else None
+        self._sentenced: dict[int, int] = {}  # slot -> the task that its worker was killed for
         self._reporter = Reporter(time.monotonic())
         self._asking: set[bytes] = set()  # who wants to know how we are
+        self._said: list[tuple[str, Sample | None]] = [("", None) for _ in config.sources]  # outcomes and samples, in the log
         self._supervisor: Supervisor | None = None
         self.dispatch = Dispatch(
             slots_of([s.name for s in config.sources], config.workers, config.single),
@@ -130,6 +134,7 @@ class Node:
             self._act(self._from_worker(slot, report))
         if self._fatal is None:  # else they end because of it, and nothing is to be said of that
             self._look_at_workers(now)
+        self._say_outcomes()
         for block in self._gate.shipped():
             self._act(self.dispatch.shipped(block))
         self._act(self.dispatch.assign())
@@ -146,7 +151,7 @@ class Node:
             self._on_look(snapshot)
         if now >= self._next_progress:
             self._next_progress = now + PROGRESS_SECONDS
-            self._report_progress()
+            self._act(progress(self.dispatch))
         if self._fatal is not None:
             raise self._fatal
 
@@ -218,19 +223,6 @@ class Node:
         self._gate.forget(client)
         self._act(self.dispatch.client_lost(client))
 
-    def _report_progress(self) -> None:
-        for session_id, (queued, making) in self.dispatch.waiting().items():
-            session = self.dispatch.sessions[session_id]
-            source = self.dispatch.sources[session.source]
-            if not source.kind:
-                text = f"the workers are loading source {source.name!r}"
-            elif making:
-                what = ", ".join(f"worker {slot} is at batch {index} of epoch {epoch}" for slot, (epoch, index) in making[:4])
-                text = f"{what}; {queued} more are queued"
-            else:
-                text = f"{queued} batches are queued and no worker is free: {self.snapshot().ready} of {self._config.workers} are up"
-            self._gate.put(session.client, m.Progress(session_id, text))
-
     # ----------------------------------------------------------------------------------------------------------- workers
 
     def _setup(self, slot: int, generation: int) -> dict[str, Any]:
@@ -266,7 +258,7 @@ class Node:
                 self._supervisor.progressed(slot)
                 return self.dispatch.made(slot, report)
             case w.Looked():
-                return self._looked(slot, report)
+                return self.dispatch.looked(slot, report)
             case w.TaskFailed():
                 log.warning("a batch failed: %s: %s", report.error.type_name, report.error.message)
                 return self.dispatch.failed(slot, report.task, report.error)
@@ -289,13 +281,9 @@ class Node:
                 return [Send(client, m.Retired(report.blocks)) for client in self._gate.peers]
         return []
 
-    def _looked(self, slot: int, report: w.Looked) -> list[Action]:
-        before = [(s.outcome, s.sample) for s in self.dispatch.sources]
-        actions = self.dispatch.looked(slot, report)
-        self._say_outcomes(before)
-        return actions
-
-    def _say_outcomes(self, before: list[tuple[str, Sample | None]]) -> None:
+    def _say_outcomes(self) -> None:
+        # After all that has come in: an item that was looked at may change them, and so may a worker that died over one.
+        before, self._said = self._said, [(s.outcome, s.sample) for s in self.dispatch.sources]
         for (outcome, shown), source, probe in zip(before, self.dispatch.sources, self.dispatch.trials.probes, strict=True):
             if source.sample is not None and shown is None:
                 for line in listed(source.name, source.sample):
@@ -321,14 +309,31 @@ class Node:
 
     def _look_at_workers(self, now: float) -> None:
         assert self._supervisor is not None
+        if self._overdue is not None and now >= self._next_overdue:
+            self._next_overdue = now + self._overdue.period
+            self._end_overdue(self._overdue, now)
         for lost in self._supervisor.poll(now):
             # Its last words may still be in the socket: they were taken in before this, in the same turn or an earlier one.
             self._crew.gone(lost.slot)
             task = self._folders.last_task(lost.slot, lost.generation)
+            # One that was killed may have come to its next task just before, which is not to blame.
+            task = self._sentenced.pop(lost.slot, task)
+            given_up = self.dispatch.given_up
             self._act(self.dispatch.worker_lost(lost.slot, _last_words(lost), task))
+            if self.dispatch.given_up > given_up:
+                self._supervisor.excuse()  # the next batch may be as bad, and has a right to its tries
         hopeless = self._supervisor.hopeless()
         if len(hopeless) > self._given_up and self._fatal is None:
             self._give_up(hopeless)
+
+    def _end_overdue(self, overdue: Overdue, now: float) -> None:
+        assert self._supervisor is not None
+        slots = self.dispatch.slots
+        steps = {n: self._folders.step(n, slot.generation) for n, slot in enumerate(slots) if slot.jobs}
+        for number, task in overdue.look(slots, steps, now):
+            why = f"killed, for {self.dispatch.describe(number, task)} took longer than {overdue.timeout:g} s (--batch-timeout)"
+            if self._supervisor.end(number, why):
+                self._sentenced[number] = task
 
     def _give_up(self, hopeless: list[Lost]) -> None:
         self._given_up = len(hopeless)
@@ -344,7 +349,7 @@ class Node:
 
     # ------------------------------------------------------------------------------------------------------------- common
 
-    def _act(self, actions: list[Action]) -> None:
+    def _act(self, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
                 case Assign():
@@ -380,18 +385,8 @@ class Node:
 
     def snapshot(self) -> Snapshot:
         """One look at the node."""
-        d = self.dispatch
-        return Snapshot(
-            ready=sum(s.ready for s in d.slots),
-            workers=len(d.slots),
-            clients=sum(peer.reads for peer in self._gate.peers.values()),
-            batches=d.made_batches,
-            nbytes=d.made_bytes,
-            queued=sum(len(s.queue) for s in d.sessions.values()),
-            under_way=sum(len(s.jobs) for s in d.slots),
-            restarts=self._supervisor.restarts if self._supervisor else 0,
-            sources=tuple(map(of_source, d.sources)),
-        )
+        clients = sum(peer.reads for peer in self._gate.peers.values())
+        return snapshot_of(self.dispatch, clients, self._supervisor.restarts if self._supervisor else 0)
 
 
 def _last_words(lost: Lost) -> str:

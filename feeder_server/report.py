@@ -15,8 +15,9 @@ from functools import cache
 from typing import Any, TypeVar
 
 from feeder_server.comparing import remarks
-from feeder_server.work import Source
-from feeder_wire.messages import MAX_TEXT
+from feeder_server.dispatch import Dispatch
+from feeder_server.work import Send, Source
+from feeder_wire.messages import MAX_TEXT, Progress
 
 T = TypeVar("T")
 
@@ -95,6 +96,39 @@ class Rate:
         if elapsed <= 0:
             return 0.0, 0.0
         return (snapshot.batches - batches) / elapsed, (snapshot.nbytes - nbytes) / elapsed
+
+
+def snapshot_of(dispatch: Dispatch, clients: int, restarts: int) -> Snapshot:
+    """One look at a node that has so many clients, and has restarted so many workers."""
+    return Snapshot(
+        ready=sum(slot.ready for slot in dispatch.slots),
+        workers=len(dispatch.slots),
+        clients=clients,
+        batches=dispatch.made_batches,
+        nbytes=dispatch.made_bytes,
+        queued=sum(len(session.queue) for session in dispatch.sessions.values()),
+        under_way=sum(len(slot.jobs) for slot in dispatch.slots),
+        restarts=restarts,
+        sources=tuple(map(of_source, dispatch.sources)),
+    )
+
+
+def progress(dispatch: Dispatch) -> list[Send]:
+    """What each client that waits for something is told of it."""
+    out = []
+    for session_id, (queued, making) in dispatch.waiting().items():
+        session = dispatch.sessions[session_id]
+        source = dispatch.sources[session.source]
+        if not source.kind:
+            text = f"the workers are loading source {source.name!r}"
+        elif making:
+            what = ", ".join(f"worker {slot} is at batch {index} of epoch {epoch}" for slot, (epoch, index) in making[:4])
+            text = f"{what}; {queued} more are queued"
+        else:
+            ready = sum(slot.ready for slot in dispatch.slots)
+            text = f"{queued} batches are queued and no worker is free: {ready} of {len(dispatch.slots)} are up"
+        out.append(Send(session.client, Progress(session_id, text)))
+    return out
 
 
 def waiting_for(snapshot: Snapshot) -> str:

@@ -55,10 +55,22 @@ class Runs:
         incarnation: tells a worker that was restarted from the one before it, so that a stream goes on with new random numbers and
             not with those that were used already. One that can be replayed doesn't mind it: it has to come out the same.
         ordered: whether the batches of all workers come in a fixed order, so that every stream can be replayed, not only a sharded one.
+        on_step: see `Copies`.
     """
 
-    def __init__(self, take: Callable[[], StreamSource], *, seed: int, slot: int, slots: int, incarnation: int, ordered: bool) -> None:
+    def __init__(
+        self,
+        take: Callable[[], StreamSource],
+        *,
+        seed: int,
+        slot: int,
+        slots: int,
+        incarnation: int,
+        ordered: bool,
+        on_step: Callable[[bool], None] = lambda timed: None,
+    ) -> None:
         self._take = take
+        self._on_step = on_step
         self._seed, self._slot, self._slots = seed, slot, slots
         self._incarnation, self._ordered = incarnation, ordered
         self._runs: dict[bytes, _Run] = {}
@@ -153,6 +165,7 @@ class Runs:
         # one that nobody waits for.
         start = place - 1 if place and state.source.skips and self._replayable(state.source) else 0
         state.number, state.place, state.delivered, state.drawn, state.failure = run, start, start, False, None
+        self._on_step(False)  # it may open or list what it reads
         try:
             with state.seeds.set_all(self._seed_of(state, -1)):
                 state.iterator = state.source.start((self._slot, self._slots), run, start)
@@ -168,6 +181,7 @@ class Runs:
         return seeding.stream_seed(self._seed, state.number, place, self._slot, 0 if self._ordered else self._incarnation)
 
     def _draw(self, state: _Run, iterator: Iterator[object]) -> object:
+        self._on_step(True)
         try:
             batch = next(iterator)
         except StopIteration:

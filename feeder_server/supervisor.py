@@ -83,6 +83,7 @@ class _Place:
     crashes: int = 0  # in a row, without a batch
     failed_starts: int = 0  # in a row, of workers that died before they had their sources
     why: str = ""  # of the last one
+    sentence: str = ""  # why we have killed this one
     start_at: float | None = 0.0  # when to start the next one; None: one is there
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
 
@@ -163,6 +164,21 @@ class Supervisor:
         place = self._places[slot]
         place.loaded, place.crashes, place.failed_starts = True, 0, 0
 
+    def excuse(self) -> None:
+        """A batch has killed its share of workers and was given up: that says nothing about the next one."""
+        for place in self._places:
+            if not place.failed_starts:
+                place.crashes = 0
+
+    def end(self, slot: int, why: str) -> bool:
+        """Kill the worker in `slot`; `poll` reports it, with `why`. False: there is none that could be."""
+        place = self._places[slot]
+        if place.process is None or place.process.poll() is not None or place.sentence:
+            return False
+        place.sentence = why
+        place.process.kill()
+        return True
+
     def hopeless(self) -> list[Lost]:
         """Slots whose workers died too often in a row; no more are started there."""
         found = []
@@ -213,18 +229,19 @@ class Supervisor:
         return [p.process for p in self._places if p.process is not None and p.process.poll() is None]
 
     def _reap(self, slot: int, place: _Place, now: float) -> Lost:
-        why = place.failure or describe_exit(place.process.returncode if place.process else 0)
+        why = place.failure or place.sentence or describe_exit(place.process.returncode if place.process else 0)
         if place.starting is not None:
             place.starting.join(1)  # its last lines are on the way; a grandchild may hold the pipe open
-        place.crashes += 1
+        # One that we have killed was in the middle of its work: no sign that the next one would die as well.
+        place.crashes += not place.sentence
         place.failed_starts = 0 if place.loaded else place.failed_starts + 1
         place.loaded = False
         place.why = why
         self.restarts += 1
-        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (place.crashes - 1))
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** max(0, place.crashes - 1))
         if not self._is_hopeless(place):
             log.warning("worker %d ended: %s; a new one starts in %.2g s", slot, why, delay)
-        place.process, place.failure, place.start_at = None, "", now + delay
+        place.process, place.failure, place.sentence, place.start_at = None, "", "", now + delay
         return Lost(slot, place.generation, why, tuple(place.tail))
 
     def _start(self, slot: int, place: _Place) -> None:

@@ -103,7 +103,7 @@ class Worker:
         else:
             make = Maker(Target.from_json(entry["target"]), seed=seed, shard=(nth, slots))
         incarnation, ordered = int(self._setup["generation"]), bool(self._setup["ordered"])
-        copies = Copies(make, seed=seed, slot=nth, slots=slots, incarnation=incarnation, ordered=ordered)
+        copies = Copies(make, seed=seed, slot=nth, slots=slots, incarnation=incarnation, ordered=ordered, on_step=self._begin_step)
         copies.mode(warm=entry["warm"], exclusive=entry["exclusive"], rebuild=False)
         copies.warm()
         return copies
@@ -128,6 +128,10 @@ class Worker:
                 self._beacon.mark(IDLE)
             if not self._tasks or time.perf_counter() - started > FLUSH_SECONDS:
                 self._link.flush()
+
+    def _begin_step(self, timed: bool) -> None:
+        if self._beacon is not None:
+            self._beacon.step(timed)
 
     def _take(self, message: w.ToWorker) -> None:
         match message:

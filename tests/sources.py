@@ -7,6 +7,7 @@ depends on speed: see `hold`.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -207,6 +208,71 @@ class Exits(Numbers):
             print("going down", flush=True)
             os._exit(7)
         return i
+
+
+class Poisoned(Numbers):
+    """Ends its process at each of the batches `bad`."""
+
+    def __init__(self, n: int = 12, bad: tuple[int, ...] = ()) -> None:
+        super().__init__(n)
+        self.bad = bad
+
+    def __getitem__(self, i: int) -> Any:
+        if i in self.bad:
+            os._exit(7)
+        return i
+
+
+def stick(gil: bool) -> None:
+    """Never comes back: from C code that holds the GIL all the time, so that no other thread of the process runs, or from a wait."""
+    while True:
+        if gil:
+            re.match(r"(a+)+$", "a" * 60 + "b")  # takes some 2 ** 60 steps
+        else:
+            time.sleep(1)
+
+
+def first_here(folder: str) -> bool:
+    """Whether nobody was here before, in any process."""
+    try:
+        (Path(folder) / "been").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+class Sticks(Numbers):
+    """Never comes back from batch `at`: always, or with a `folder` only the first time anybody comes to it."""
+
+    def __init__(self, n: int = 12, at: int = 5, folder: str = "", gil: bool = True) -> None:
+        super().__init__(n)
+        self.at, self.folder, self.gil = at, folder, gil
+
+    def __getitem__(self, i: int) -> Any:
+        if i == self.at and (not self.folder or first_here(self.folder)):
+            stick(self.gil)
+        return i
+
+
+def stream_that_sticks(folder: str, n: int = 20, at: int = 7, shard_index: int = 0, num_shards: int = 1) -> Iterator[Any]:
+    """A sharded stream that doesn't come back from item `at`, once."""
+    for i in range(shard_index, n, num_shards):
+        if i == at and first_here(folder):
+            stick(gil=True)
+        yield i
+
+
+class SlowToLoad(Epochs):
+    """Takes `seconds` to be built, and half of that for each epoch."""
+
+    def __init__(self, n: int = 4, seconds: float = 1.0) -> None:
+        super().__init__(n)
+        self.seconds = seconds
+        time.sleep(seconds)
+
+    def on_epoch_end(self) -> None:
+        super().on_epoch_end()
+        time.sleep(self.seconds / 2)
 
 
 class Holds(Numbers):

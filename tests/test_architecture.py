@@ -51,6 +51,7 @@ PURE_FILES = {
     "dispatch.py",
     "window.py",
     "stream_window.py",
+    "overdue.py",
     "order.py",
     "place.py",
     "position.py",

@@ -142,7 +142,7 @@ class TestPython:
 
     def test_what_is_planned_is_not_there(self) -> None:
         assert not hasattr(callbacks, "FeederMonitor")
-        assert not {"on_error", "bind"} & set(inspect.signature(FeederClient.__init__).parameters)
+        assert not {"bind"} & set(inspect.signature(FeederClient.__init__).parameters)
 
 
 def test_the_map_of_the_house_is_complete() -> None:

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from feeder_client import core as core_module
-from feeder_client.core import Core, PassEnded
+from feeder_client import waiting
+from feeder_client.core import Core
 from feeder_client.options import Options
+from feeder_client.waiting import PassEnded
 from feeder_wire import messages as m
 from feeder_wire.errors import (
     AuthenticationError,
@@ -50,8 +52,9 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The time that the core sees. Waits on its condition really wait, a fifth of a second at most."""
     made = Clock()
-    monkeypatch.setattr(core_module, "time", SimpleNamespace(monotonic=made.monotonic))
-    monkeypatch.setattr(core_module, "SLICE", 0.001)
+    for module in (core_module, waiting):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic))
+        monkeypatch.setattr(module, "SLICE", 0.001)
     return made
 
 

@@ -28,6 +28,15 @@ def samples(dataset: Any) -> list[int]:
 
 
 @check
+def skips() -> None:
+    """The length was promised, so another batch of the pass stands in."""
+    with client(args={"broken": 2}, on_error="skip") as c:
+        dataset = c.as_tf_dataset()
+        for _ in range(2):
+            assert sum(1 for _ in dataset) == 8
+
+
+@check
 def each_iteration_is_one_pass() -> None:
     with client() as c:
         dataset = c.as_tf_dataset()

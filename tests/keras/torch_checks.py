@@ -30,6 +30,14 @@ def samples(batches: Any) -> list[int]:
 
 
 @check
+def skips() -> None:
+    """The length was promised, so another batch of the pass stands in."""
+    with client(args={"broken": 2}, on_error="skip") as c:
+        for e in range(2):
+            assert samples(c.as_torch_dataset()) == epoch(e)[:8] + epoch(e)[4:8] + epoch(e)[12:]
+
+
+@check
 def each_iteration_is_one_pass() -> None:
     with client() as c:
         dataset = c.as_torch_dataset()

@@ -111,6 +111,26 @@ def fit_in_order() -> None:
 
 
 @check
+def fit_skips() -> None:
+    """What can't be made is left out: the pass has all its steps, with the batch before it in its place."""
+    with local(args={"broken": 3}, on_error="skip") as seq:
+        made, loss = model()
+        history = made.fit(seq, epochs=3, shuffle=False, verbose=0)
+        assert len(history.history["loss"]) == 3
+        for e, found in enumerate(passes(loss.taken())):
+            samples = epoch(e)
+            assert found == samples[:12] + samples[8:12] + samples[16:], found
+        assert seq.stats().skipped == 3, seq.stats()
+        made.evaluate(seq, verbose=0)
+        made.fit(seq, epochs=2, verbose=0)
+        for found in passes(loss.taken())[1:]:
+            e = min(found) // 1000
+            assert sorted(found) == sorted(epoch(e)[:12] + epoch(e)[8:12] + epoch(e)[16:]), found
+    with local(args={"broken": 3}, on_error="skip", skip_budget=0) as seq:
+        refused(["skip_budget=0 allows no more", "no such image: 3.png"], model()[0].fit, seq, shuffle=False, verbose=0)
+
+
+@check
 def fit_shuffled() -> None:
     with local() as seq:
         made, loss = model()

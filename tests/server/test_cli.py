@@ -78,10 +78,10 @@ class TestServe:
         ]
 
     def test_all_options(self, config: Callable[..., ServeConfig]) -> None:
-        numbers = ["-w", 3, "--seed", 9, "--memory", "2GiB", "--max-retries", 0, "--threads", 4]
+        numbers = ["-w", 3, "--seed", 9, "--memory", "2GiB", "--max-retries", 0, "--threads", 4, "--batch-timeout", "2.5"]
         made = config("a.py:b", "-b", "tcp://127.0.0.1:0", *numbers, "--single", "--gpu")
         assert (made.bind, made.workers, made.seed, made.memory, made.max_retries) == ("tcp://127.0.0.1:0", 3, 9, 2 << 30, 0)
-        assert (made.single, made.gpu, made.threads) == (True, True, 4)
+        assert (made.single, made.gpu, made.threads, made.batch_timeout) == (True, True, 4, 2.5)
 
     def test_keys(self, config: Callable[..., ServeConfig], tmp_path: Path) -> None:
         make_key_files(tmp_path / "keys")

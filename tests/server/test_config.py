@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from feeder_server import config
-from feeder_server.config import DEFAULT_MEMORY, MAX_WORKERS, ServeConfig, SourceEntry, default_memory, usable_cores
+from feeder_server.config import DEFAULT_MEMORY, MAX_WORKERS, MOST_SECONDS, ServeConfig, SourceEntry, default_memory, usable_cores
 from feeder_server.target import parse_target
 from feeder_wire.errors import ConfigError
 from feeder_wire.security import KeyPair
@@ -83,6 +83,14 @@ def test_the_message_names_the_option_and_its_bounds() -> None:
     with pytest.raises(ConfigError) as caught:
         serve(max_retries=-1)
     assert str(caught.value) == "--max-retries -1: a whole number from 0 to 1000 is needed"
+
+
+def test_seconds_are_above_zero() -> None:
+    for good in (None, 0.001, 5, 2.5, MOST_SECONDS):
+        assert serve(batch_timeout=good).batch_timeout == good
+    for wrong in (0, 0.0, -1, float("nan"), float("inf"), 2 * MOST_SECONDS, True, "5"):
+        with pytest.raises(ConfigError, match=r"--batch-timeout .*: a number of seconds above 0 is needed, at most 2592000"):
+            serve(batch_timeout=wrong)
 
 
 class TestKeys:

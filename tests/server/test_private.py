@@ -58,9 +58,10 @@ class TestConfigure:
         assert not config.insecure
 
     def test_numbers_are_passed_on(self) -> None:
-        config = private.configure(setup(options={"memory": "5MiB", "max_retries": 0, "gpu": True, "threads": 3, "single": True}))
+        options = {"memory": "5MiB", "max_retries": 0, "batch_timeout": 2.5, "gpu": True, "threads": 3, "single": True}
+        config = private.configure(setup(options=options))
         assert (config.workers, config.seed, config.memory, config.max_retries) == (2, 7, 5 << 20, 0)
-        assert (config.gpu, config.threads, config.single) == (True, 3, True)
+        assert (config.gpu, config.threads, config.single, config.batch_timeout) == (True, 3, True, 2.5)
 
     def test_what_is_not_given_has_its_default(self) -> None:
         config = private.configure(setup(workers=None))
@@ -77,6 +78,7 @@ class TestConfigure:
             ({"options": {"memory": "much"}}, "is not a size"),
             ({"options": {"thread": 3}}, "there is no such option; there are: memory, max_retries"),
             ({"options": {"threads": 0}}, "--threads 0"),
+            ({"options": {"batch_timeout": 0}}, "--batch-timeout 0"),
             ({"source": {"target": "data.py", "parcel": None, "args": {}}}, r"write data\.py:NAME"),
         ],
     )

@@ -161,7 +161,7 @@ def test_a_node_that_goes_away_between_two_looks() -> None:
         (
             ([m.Welcome(99, "tcp://x", 1, (), "", 1)],),
             VersionMismatch,
-            "speaks version 99 of feeder's protocol, this one version 1: upgrade this",
+            f"speaks version 99 of feeder's protocol, this one version {m.WIRE_VERSION}: upgrade this",
         ),
         ((b"\x91\x93\x14\x63\x01",), VersionMismatch, "version 99"),
         (([m.Refuse("VersionMismatch", "the client speaks version 1")],), VersionMismatch, "this feeder-server speaks version 1"),

@@ -275,6 +275,46 @@ class TestRestarting:
             expected = [0] * (crash >= MAX_CRASHES) + [1] * (crash >= MAX_CRASHES + 3)
             assert [lost.slot for lost in on.supervisor.hopeless()] == expected
 
+    def test_one_that_was_killed_is_no_sign_that_the_next_one_dies(self, stage: Callable[..., Stage]) -> None:
+        on = stage(1)
+        now = 0.0
+        on.poll(now)
+        for _ in range(3 * MAX_CRASHES):
+            process = on.running(1)[0]
+            on.supervisor.loaded(0)
+            assert on.supervisor.end(0, "killed, for it took too long")
+            assert process.killed
+            assert not on.supervisor.end(0, "again"), "it is dead already"
+            assert [lost.why for lost in on.poll(now)] == ["killed, for it took too long"]
+            assert not on.supervisor.end(0, "nobody"), "nobody is there"
+            assert on.supervisor._places[0].start_at == now + FIRST_DELAY
+            now += FIRST_DELAY
+            on.poll(now)
+        assert not on.supervisor.hopeless()
+        on.running(1)[0].end(3)
+        assert [lost.why for lost in on.poll(now)] == ["exit code 3"], "the next one dies of its own"
+
+    def test_crashes_that_a_batch_was_given_up_for_are_excused(self, stage: Callable[..., Stage]) -> None:
+        on = stage(1)
+        now = 0.0
+        on.poll(now)
+        for _ in range(3 * MAX_CRASHES):
+            process = on.running(1)[0]
+            on.supervisor.loaded(0)
+            process.end(3)
+            on.poll(now)
+            on.supervisor.excuse()
+            now += LONGEST_DELAY
+            on.poll(now)
+        assert not on.supervisor.hopeless()
+        for _ in range(MAX_CRASHES):  # before they had their sources: no batch is to blame
+            on.running(1)[0].end(3)
+            on.poll(now)
+            on.supervisor.excuse()
+            now += LONGEST_DELAY
+            on.poll(now)
+        assert len(on.supervisor.hopeless()) == 1
+
     def test_one_slots_crashes_are_not_anothers(self, stage: Callable[..., Stage]) -> None:
         on = stage(2)
         on.poll(0.0)

@@ -51,3 +51,23 @@ def test_remove(tmp_path: Path) -> None:
     beacon.remove(tmp_path, 0, 1)
     beacon.remove(tmp_path, 0, 1)
     assert beacon.read(tmp_path, 0, 1) is None
+
+
+def test_steps_of_a_task(tmp_path: Path) -> None:
+    """Each timed step has another number, over all tasks, so that two looks tell whether it goes on."""
+    light = beacon.Beacon(tmp_path, 0, 1)
+    assert beacon.read_step(tmp_path, 0, 1) == (beacon.IDLE, beacon.UNTIMED)
+    seen = []
+    for task in (5, 6):
+        light.mark(task)
+        seen.append(beacon.read_step(tmp_path, 0, 1))
+        light.step(timed=False)
+        assert beacon.read_step(tmp_path, 0, 1) == (task, beacon.UNTIMED)
+        light.step(timed=True)
+        seen.append(beacon.read_step(tmp_path, 0, 1))
+        assert beacon.read(tmp_path, 0, 1) == task
+    assert len(set(seen)) == 4
+    assert not {None, (5, beacon.UNTIMED), (6, beacon.UNTIMED)} & set(seen)
+    light.mark(beacon.IDLE)
+    assert beacon.read_step(tmp_path, 0, 1) == (beacon.IDLE, beacon.UNTIMED)
+    light.close()
