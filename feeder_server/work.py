@@ -126,9 +126,12 @@ class Session:
             self.answered(key)
         return gone
 
-    def disown(self, slots: list[Slot], void: Session) -> None:
-        """What workers say of this session's tasks is no answer to tasks of the same names that are asked for from now on."""
+    def rewind(self, slots: list[Slot], void: Session) -> None:
+        """Forget a stream's run, and all that was asked for: any run may come next."""
+        self.begin_run(0)
+        self.wanted.clear()
         for slot in slots:
+            # What workers say of these tasks is no answer to tasks of the same names that are asked for from now on.
             slot.jobs.update({task: Job(void, job.key, job.nbytes) for task, job in slot.jobs.items() if job.session is self})
         self.making.clear()
 
