@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -22,7 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.windows.wine import ROOT, SetupFailed, Unavailable, Wine, build_wheel, cache_folder, need_wine, windows_path
+from tests.windows.setup import build_wheel, need_wine, set_up
+from tests.windows.wine import ROOT, SetupFailed, Unavailable, Wine, cache_folder, windows_path
 
 SKIPPED = 77  # as for automake
 FAILED = 1
@@ -119,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
     temporary = Path(tempfile.mkdtemp(prefix="feeder Größe "))
     try:
         need_wine(say)
-        wine.set_up(say)
+        set_up(wine, say)
         wheel = build_wheel(temporary / "wheel")
         with wine.serving():
             say(f"installing {wheel.name}")
@@ -140,5 +142,10 @@ def main(arguments: Sequence[str]) -> int:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _end_on_sigterm(signum: int, frame: object) -> None:
+    raise SystemExit(128 + signum)  # and not at once: Wine's server has to be ended
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end_on_sigterm)
     sys.exit(main(sys.argv[1:]))
