@@ -15,17 +15,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from tests.windows.wine import ROOT, SetupFailed, Unavailable, Wine, build_wheel, cache_folder, need_wine, windows_path
+from tests.windows.setup import build_wheel, need_wine, set_up
+from tests.windows.wine import ROOT, SetupFailed, Unavailable, Wine, cache_folder, windows_path
 
 SKIPPED = 77  # as for automake
 FAILED = 1
 INTERRUPTED = 130
+NO_TESTS = 5  # pytest's
 SECONDS = 45 * 60.0  # for all tests; on two idle cores they take a quarter of that
 TEST_SECONDS = 300
 PROCESSES = 2
@@ -37,38 +41,73 @@ def say(text: str) -> None:
     print(f"test-windows: {text}", flush=True)
 
 
+def groups(root: Path) -> list[list[str]]:
+    """Returns the paths of the whole suite, in parts that run one after the other, each under a Wine server of its own.
+
+    Wine's server keeps sockets of ZeroMQ's after their process has closed them, and turns in circles over those with something unread:
+    after some hundred clients it takes a core for itself, and everything becomes slow. So files that open many are parts of their own.
+    """
+    tests = root / "tests"
+    crowded = [[f"tests/{name}/{path.name}"] for name in ("system", "transport") for path in sorted((tests / name).glob("test_*.py"))]
+    units = [[f"tests/{name}"] for name in ("wire", "client", "server")]
+    known = {"system", "transport", "wire", "client", "server"}
+    rest = [f"tests/{path.name}" for path in sorted(tests.iterdir()) if path.name.startswith("test_")]
+    rest += [f"tests/{path.name}" for path in sorted(tests.iterdir()) if path.name not in known and any(path.glob("test_*.py"))]
+    return [*crowded, *units, rest]
+
+
 def pytest_arguments(given: Sequence[str], temporary: Path, cores: int) -> list[str]:
-    """Returns the arguments for pytest: those given, with paths that Windows understands, and where temporary files go."""
+    """Returns the arguments for pytest: those given, and where temporary files go."""
     chosen = any(a.startswith("-n") or "::" in a for a in given)
     # Several processes: where one hangs, pytest-timeout can only end it on Windows, and the others go on.
     spread = [] if chosen else ["-n", str(min(cores, PROCESSES)), "--dist", "worksteal", "--max-worker-restart", "20"]
-    return ["--tb=short", "--durations=20", "--basetemp", windows_path(temporary / "t"), "-o", f"timeout={TEST_SECONDS}", *spread, *given]
+    return ["--tb=short", "--basetemp", windows_path(temporary / "t"), "-o", f"timeout={TEST_SECONDS}", *spread, *given]
 
 
-def summary(result: Mapping[str, object], seconds: float) -> str:
+def summary(results: Sequence[Mapping[str, Any]], seconds: float) -> str:
     """Returns the closing line: counts, the version of Windows, minutes."""
-    counts = ", ".join(f"{result[name]} {name}" for name in OUTCOMES if result.get(name))
-    return f"{counts or 'no tests'} in {seconds / 60:.1f} min on {result['windows']} (Wine), {result['python']}"
+    sums = {name: sum(int(result.get(name, 0)) for result in results) for name in OUTCOMES}
+    counts = ", ".join(f"{number} {name}" for name, number in sums.items() if number)
+    return f"{counts or 'no tests'} in {seconds / 60:.1f} min on {results[0]['windows']} (Wine), {results[0]['python']}"
+
+
+def paths_in(arguments: Sequence[str]) -> bool:
+    """Whether some tests were named, and not only options given."""
+    return any(a.startswith("tests") for a in arguments)
 
 
 def run_tests(wine: Wine, arguments: Sequence[str], temporary: Path) -> int:
-    """Runs pytest there, shows what it prints, and returns its exit code."""
-    result = temporary / "result.json"
-    command = ["-u", windows_path(Path(__file__).with_name("inside.py")), windows_path(ROOT), windows_path(result)]
-    command += pytest_arguments(arguments, temporary, os.cpu_count() or 1)
+    """Runs pytest there, shows what it prints, and returns the first exit code that isn't 0."""
     started = time.monotonic()
-    code, _ = wine.run(
-        *command,
-        seconds=SECONDS,
-        show=_show,
-        HYPOTHESIS_STORAGE_DIRECTORY=windows_path(temporary / "hypothesis"),
-        FEEDER_TEST_PATIENCE="3",
-    )
-    if result.exists():
-        say(summary(json.loads(result.read_text(encoding="utf-8")), time.monotonic() - started))
-        return code
-    say(f"pytest did not come to its end: exit code {code} after {time.monotonic() - started:.0f} s")
-    return code or FAILED
+    parts = [list(arguments)] if paths_in(arguments) else [[*arguments, *paths] for paths in groups(ROOT)]
+    results: list[dict[str, Any]] = []
+    worst = 0
+    for part in parts:
+        say(f"pytest {' '.join(part)}")
+        code, result = run_part(wine, part, temporary, SECONDS - (time.monotonic() - started))
+        if result is None:
+            say(f"pytest did not come to its end: exit code {code}")
+        else:
+            results.append(result)
+        # No tests in a part: that is as it should be with -k.
+        worst = worst or (0 if code == NO_TESTS and len(parts) > 1 else code)
+    if results:
+        say(summary(results, time.monotonic() - started))
+    return worst
+
+
+def run_part(wine: Wine, arguments: Sequence[str], temporary: Path, seconds: float) -> tuple[int, dict[str, Any] | None]:
+    """Runs pytest once. Returns its exit code, never 0 if it didn't come to its end, and what `inside.py` found."""
+    written = temporary / "result.json"
+    written.unlink(missing_ok=True)
+    command = ["-u", windows_path(Path(__file__).with_name("inside.py")), windows_path(ROOT), windows_path(written)]
+    command += pytest_arguments(arguments, temporary, os.cpu_count() or 1)
+    env = {"HYPOTHESIS_STORAGE_DIRECTORY": windows_path(temporary / "hypothesis"), "FEEDER_TEST_PATIENCE": "3"}
+    with wine.serving():
+        code, _ = wine.run(*command, seconds=max(1.0, seconds), show=_show, **env)
+    if not written.exists():
+        return code or FAILED, None
+    return code, json.loads(written.read_text(encoding="utf-8"))
 
 
 def _show(data: bytes) -> None:
@@ -82,14 +121,14 @@ def main(arguments: Sequence[str]) -> int:
     temporary = Path(tempfile.mkdtemp(prefix="feeder Größe "))
     try:
         need_wine(say)
-        wine.set_up(say)
+        set_up(wine, say)
         wheel = build_wheel(temporary / "wheel")
         with wine.serving():
             say(f"installing {wheel.name}")
             wine.pip("install", "--no-deps", "--no-index", "--force-reinstall", windows_path(wheel))
             if list(arguments[:1]) == ["--start"]:
-                return wine.run(windows_path(Path(__file__).with_name("start.py")), seconds=600, show=_show)[0]
-            return run_tests(wine, arguments, temporary)
+                return wine.run("-u", windows_path(Path(__file__).with_name("start.py")), seconds=1200, show=_show)[0]
+        return run_tests(wine, arguments, temporary)
     except Unavailable as e:
         say(f"SKIPPED, NOTHING WAS TESTED ON WINDOWS: {e}")
         return SKIPPED
@@ -103,5 +142,10 @@ def main(arguments: Sequence[str]) -> int:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _end_on_sigterm(signum: int, frame: object) -> None:
+    raise SystemExit(128 + signum)  # and not at once: Wine's server has to be ended
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end_on_sigterm)
     sys.exit(main(sys.argv[1:]))

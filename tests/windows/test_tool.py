@@ -70,6 +70,20 @@ class TestArguments:
         assert "--dist" not in run.pytest_arguments([chosen], tmp_path, cores=8)
 
 
+class TestGroups:
+    def test_every_file_of_tests_is_in_one(self) -> None:
+        """Or it would not be run there, and nobody would notice."""
+        named = [path for part in run.groups(ROOT) for path in part]
+        assert len(named) == len(set(named))
+        files = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")]
+        assert not [file for file in files if sum(file == path or file.startswith(path + "/") for path in named) != 1]
+        assert all((ROOT / path).exists() for path in named)
+
+    @pytest.mark.parametrize(("arguments", "named"), [([], False), (["-k", "window", "-x"], False), (["-x", "tests/wire"], True)])
+    def test_only_without_paths(self, arguments: list[str], named: bool) -> None:
+        assert run.paths_in(arguments) is named
+
+
 class TestWithoutWine:
     def test_is_said_loudly_and_is_not_success(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -107,5 +121,8 @@ class TestLeftOut:
 
 
 def test_the_closing_line() -> None:
-    result = {"windows": "Windows-10", "python": "CPython 3.13.2", "passed": 10, "failed": 0, "skipped": 2}
-    assert run.summary(result, 90) == "10 passed, 2 skipped in 1.5 min on Windows-10 (Wine), CPython 3.13.2"
+    machine = {"windows": "Windows-10", "python": "CPython 3.13.2"}
+    assert (
+        run.summary([{**machine, "passed": 7, "failed": 0, "skipped": 2}, {**machine, "passed": 3}], 90)
+        == "10 passed, 2 skipped in 1.5 min on Windows-10 (Wine), CPython 3.13.2"
+    )

