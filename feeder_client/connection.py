@@ -231,7 +231,12 @@ class Connection:
             raise ProtocolError("a part without its bytes")
         chunk = np.frombuffer(rest[0].buffer, np.uint8)
         if part.offset == 0:
-            self._pieces[key] = _Pieces(codec.aligned_empty(part.nbytes))
+            if self._pieces:
+                raise ProtocolError("a batch began before the parts of another one had come")
+            try:
+                self._pieces[key] = _Pieces(codec.aligned_empty(part.nbytes))
+            except MemoryError:
+                raise ProtocolError(f"there is no memory for a batch of {part.nbytes} bytes") from None
         pieces = self._pieces.get(key)
         if pieces is None or pieces.come != part.offset or part.offset + len(chunk) > len(pieces.data):
             raise ProtocolError("parts of a batch are out of order")

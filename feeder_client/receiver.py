@@ -30,6 +30,10 @@ TICK = 0.25
 PING_SECONDS = 3.0
 REST_SECONDS = 1.0
 """Before a peer that talked nonsense is tried again: something else may listen there by then."""
+MOST_STALE = 3
+"""Connections in a row that a node may begin without knowing us afterwards."""
+STALE_SECONDS = 30.0
+"""Time after which that is forgotten: a laptop may be closed and opened again without a batch in between."""
 
 
 class Receiver:
@@ -58,6 +62,8 @@ class Receiver:
         self._last_word: FeederError | None = None  # of a server that ended with an error
         self._ping = 0
         self._next_ping = 0.0
+        # connection -> how often it was begun anew since a batch came, because the node did not know us; and when last
+        self._stale: dict[int, tuple[int, float]] = {}
         self._connections = [Connection(node.endpoint, self._context, keys, allow_map, self.wake) for node in core.roster.nodes]
         self._thread = threading.Thread(target=self._run, name="feeder-receiver", daemon=True)
         core.wake = self.wake
@@ -125,9 +131,10 @@ class Receiver:
                 for happening in happenings:
                     self._happened(number, connection, happening)
             except Stale as e:
-                self._reconnect(number, connection, str(e))
+                self._begin_anew(number, connection, str(e), now)
             except (ProtocolError, VersionMismatch) as e:
-                self._core.failed(number, e)
+                # It is kept until the node behaves; its traceback would keep a batch of another node's for as long.
+                self._core.failed(number, e.with_traceback(None))
                 connection.close()
                 connection.rests_until = now + REST_SECONDS
         gone = self._alive()
@@ -184,6 +191,21 @@ class Receiver:
         else:
             self._core.failed(number, AuthenticationError(f"{connection.endpoint}: {happening}"))
 
+    def _begin_anew(self, number: int, connection: Connection, why: str, now: float) -> None:
+        """The node was away, or we were. Once that is no wonder; a node that never knows us must neither keep us busy nor waiting."""
+        count, last = self._stale.get(number, (0, now))
+        count = 1 if now - last > STALE_SECONDS else count + 1
+        self._stale[number] = count, now
+        if count > MOST_STALE:
+            text = f"the server at {connection.endpoint} has let us in {count} times and then did not know us any more: restart it"
+            self._core.failed(number, NodeUnreachable(text))
+        if count == 1:
+            self._reconnect(number, connection, why)
+            return
+        self._core.lost(number, why)
+        connection.close()
+        connection.rests_until = now + REST_SECONDS
+
     def _reconnect(self, number: int, connection: Connection, why: str) -> None:
         self._core.lost(number, why)
         connection.close()
@@ -193,6 +215,7 @@ class Receiver:
         core = self._core
         if isinstance(message, tuple):
             batch, payload = message
+            self._stale.pop(number, None)
             core.arrived(number, batch.epoch, batch.index, payload, batch.seconds)
             return
         match message:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from feeder_wire.errors import FeederError, NodeUnreachable
+from feeder_wire.errors import FeederError, NodeUnreachable, ProtocolError
 from feeder_wire.messages import Opened
 
 log = logging.getLogger("feeder.client")
@@ -22,6 +22,7 @@ class NodeState:
     opened: Opened | None = None
     error: FeederError | None = None
     progress: str = ""
+    talked_nonsense: bool = False
     outcome: str = ""  # of comparing its copies of the source, a word of the node's
 
 
@@ -55,9 +56,11 @@ class Roster:
     def failed(self, number: int, error: FeederError) -> None:
         """A node refuses us, or has ended with an error."""
         node = self.nodes[number]
-        if node.error is None or str(node.error) != str(error):
+        nonsense = isinstance(error, ProtocolError)  # that has another text each time, and is said once
+        if (node.error is None or str(node.error) != str(error)) and not (nonsense and node.talked_nonsense):
             # The only node's error is raised; with others left, the log is the place where the user can see it.
             log.log(logging.WARNING if len(self.nodes) > 1 else logging.DEBUG, "%s: %s", node.endpoint, error)
+        node.talked_nonsense = node.talked_nonsense or nonsense
         node.connected, node.opened, node.progress, node.error = False, None, "", error
 
     def hopeless(self, now: float, needed: Collection[int] = ()) -> FeederError | None:

@@ -16,6 +16,9 @@ from feeder_wire.errors import ProtocolError
 
 log = logging.getLogger("feeder.node")
 
+MOST_STRANGERS = 100
+"""Connections of other processes that are named in the log; those after them are ignored without a word."""
+
 
 class Crew:
     """The ROUTER socket that the workers connect to."""
@@ -31,6 +34,7 @@ class Crew:
         self._slot_of: dict[bytes, tuple[int, int]] = {}
         self._identity: dict[int, bytes] = {}
         self._out: dict[int, list[w.ToWorker]] = defaultdict(list)
+        self._strangers: set[bytes] = set()  # who is no worker of ours, and was named in the log
 
     def receive(self) -> Iterator[tuple[int, w.FromWorker]]:
         """All that has come in, as (slot, message); nothing of a worker that was replaced."""
@@ -39,15 +43,17 @@ class Crew:
                 identity, *rest = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
+            if identity in self._strangers:
+                continue
             try:
                 found = frames.unpack(rest[0], frames.FROM_WORKER) if len(rest) == 1 else []
             except ProtocolError as e:
-                log.warning("ignoring what is no worker's message: %s", e)
+                self._ignore(identity, "ignoring what is no worker's message: %s", e)
                 continue
             for message in found:
                 if isinstance(message, w.Joined):
                     if not secrets.compare_digest(message.token, self.token):
-                        log.warning("ignoring a process that is no worker of this node")
+                        self._ignore(identity, "ignoring a process that is no worker of this node")
                         break
                     self._slot_of[identity] = (message.slot, message.generation)
                     self._identity[message.slot] = identity
@@ -55,6 +61,13 @@ class Crew:
                 if slot is None or self._identity.get(slot[0]) != identity:
                     break
                 yield slot[0], message
+
+    def _ignore(self, identity: bytes, text: str, *arguments: object) -> None:
+        if identity in self._slot_of:  # one of ours: what it says next is still wanted
+            log.warning(text, *arguments)
+        elif len(self._strangers) < MOST_STRANGERS:
+            self._strangers.add(identity)
+            log.warning(text, *arguments)
 
     def put(self, slot: int, message: w.ToWorker) -> None:
         """Gather a message for the next `flush`."""

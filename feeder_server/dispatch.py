@@ -85,6 +85,8 @@ class Dispatch(Comparing):
             names = ", ".join(sorted(self._names))
             text = f"this server has no source {message.source!r}; it serves: {names}"
             return [Send(client, m.Refuse("SourceNotFound", text))]
+        if message.session in (PROBE, self.trials.void.id):
+            return [Send(client, m.Refuse("ProtocolError", "that session is the server's own: take 16 random bytes"))]
         session = self.sessions.get(message.session)
         out: list[Action] = []
         if session is not None and session.source != source:

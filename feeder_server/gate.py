@@ -33,6 +33,10 @@ LEASE_SECONDS = 15.0
 """A client that has not been heard of for so long is forgotten; clients ping every few seconds."""
 
 PORTION_BYTES = 4 * 1024 * 1024
+FIRST_OFFENDERS = 100
+"""Peers that break the protocol, of which each has its line in the log."""
+MOST_BANNED = 1024
+"""Connections that are not heard any more, before it is looked which of them are still there."""
 _LINGER_MS = 1000
 
 
@@ -64,6 +68,9 @@ class Gate:
         self.peers: dict[bytes, Peer] = {}
         self._client_of: dict[bytes, bytes] = {}  # identity of a connection -> client
         self._banned: set[bytes] = set()
+        self._most_banned = MOST_BANNED
+        self._offenders = 0
+        self.offended: list[bytes] = []  # clients that have broken the protocol: what was theirs can go
         self._out: dict[bytes, list[m.ToClient]] = defaultdict(list)
         self._shipping: list[tuple[zmq.MessageTracker, str]] = []
         self.socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
@@ -138,16 +145,36 @@ class Gate:
             yield client, message
 
     def _refuse(self, identity: bytes, rest: list[bytes], error: ProtocolError) -> None:
-        self._banned.add(identity)
+        self._ban(identity)
         version = frames.first_version(rest) if rest else None
         if version is not None and version != m.WIRE_VERSION:
             older = "client" if version < m.WIRE_VERSION else "server"
             text = f"the client speaks version {version} of feeder's protocol, the server version {m.WIRE_VERSION}: upgrade the {older}"
-            log.warning("refused a client: %s", text)
+            self._say("refused a client: %s", text)
             self._send(identity, [m.Refuse("VersionMismatch", text)])
         else:
-            log.warning("ignoring a peer that does not speak feeder's protocol: %s", error)
+            self._say("ignoring a peer that does not speak feeder's protocol: %s", error)
             self._send(identity, [m.Refuse("ProtocolError", str(error))])
+
+    def _ban(self, identity: bytes) -> None:
+        client = self._client_of.pop(identity, None)
+        if client is not None:
+            self.offended.append(client)
+        if len(self._banned) >= self._most_banned:
+            # Who has left comes back under another identity, if at all, and needs no place here. Who is there gets a Refuse once more.
+            text = "you were refused before, and are not heard any more"
+            self._banned = {one for one in self._banned if self._send(one, [m.Refuse("ProtocolError", text)])}
+            self._most_banned = max(MOST_BANNED, 2 * len(self._banned))
+        self._banned.add(identity)
+
+    def _say(self, text: str, *arguments: object) -> None:
+        """Log an offender: each of the first ones, then fewer and fewer, for who connects again and again must not fill the disk."""
+        self._offenders += 1
+        n = self._offenders
+        if n <= FIRST_OFFENDERS:
+            log.warning(text, *arguments)
+        elif n & (n - 1) == 0:
+            log.warning(text + " (the %dth of its kind since the start; most are not named any more)", *arguments, n)
 
     def put(self, client: bytes, message: m.ToClient) -> None:
         """Gather a message for the next `flush`."""
@@ -229,7 +256,7 @@ def _portions(batch: list[m.ToClient]) -> Iterator[list[m.ToClient]]:
     nbytes = 0
     for message in batch:
         size = _size(message)
-        if portion and nbytes + size > PORTION_BYTES:
+        if portion and (nbytes + size > PORTION_BYTES or len(portion) >= m.MAX_ITEMS):
             yield portion
             portion, nbytes = [], 0
         portion.append(message)

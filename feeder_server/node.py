@@ -130,6 +130,10 @@ class Node:
         self._gate.authenticate()
         for client, message in self._gate.receive(now):
             self._act(self._from_client(client, message))
+        for client in self._gate.offended:  # the log has a line on each already
+            self._gate.forget(client)
+            self._act(self.dispatch.client_lost(client))
+        self._gate.offended.clear()
         for slot, report in self._crew.receive():
             self._act(self._from_worker(slot, report))
         if self._fatal is None:  # else they end because of it, and nothing is to be said of that

@@ -22,6 +22,10 @@ from feeder_wire.errors import ProtocolError, RemoteError
 
 MAX_FRAME = 64 * 1024 * 1024
 """First frames above this size are refused unread."""
+_SHORT = 1 << 14  # items of a list that msgpack may read by itself
+_LONG = 1 << 18  # bytes of a frame from which on its lists are counted, and how many there may be
+_FIELDS = 64  # more than any message has, or an item of a list in it
+_BEGINNING = 64  # bytes in which a version stands
 
 _CLIENT_SIDE = (m.Hello, m.Open, m.Ask, m.Cancel, m.Release, m.Close, m.Ping, m.Leave, m.Look)
 _NODE_SIDE = (
@@ -68,7 +72,8 @@ def unpack(frame: bytes | memoryview, registry: Registry) -> list[Any]:
     if len(frame) > MAX_FRAME:
         raise ProtocolError(f"a message of {len(frame)} bytes, at most {MAX_FRAME} are allowed")
     try:
-        rows = msgpack.unpackb(frame, strict_map_key=True, max_ext_len=0, max_map_len=0)
+        # In a short frame no list can be long.
+        rows = _long_frame(frame) if len(frame) > _SHORT else msgpack.unpackb(frame, strict_map_key=True, max_ext_len=0, max_map_len=0)
     except Exception as e:  # msgpack raises half a dozen kinds, of several bases, and RecursionError is not far
         raise ProtocolError(f"not a message: {type(e).__name__}") from None
     if not isinstance(rows, list):
@@ -87,11 +92,68 @@ def unpack(frame: bytes | memoryview, registry: Registry) -> list[Any]:
     return out
 
 
+def _long_frame(frame: bytes | memoryview) -> Any:
+    """What msgpack makes of a longer frame, in time and memory that don't depend on what the frame only announces."""
+    options: dict[str, Any] = {"strict_map_key": True, "max_ext_len": 0, "max_map_len": 0}
+    if len(frame) > _LONG:
+        options["list_hook"] = _Counting()
+    try:
+        return msgpack.unpackb(frame, max_array_len=_SHORT, **options)
+    except ValueError as e:
+        if "max_array_len" not in str(e):
+            raise
+    return _long_rows(frame)
+
+
+class _Counting:
+    """Refuses a frame that is full of lists: each takes fifty times what it takes on the wire."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, found: list[Any]) -> list[Any]:
+        self._count += 1
+        if self._count > _LONG:
+            raise ValueError("too many lists")
+        return found
+
+
+def _long_rows(frame: bytes | memoryview) -> list[list[Any]]:
+    """The same for a frame with a long list in it, step by step: msgpack makes room for a list when it is announced, level by level."""
+    unpacker = msgpack.Unpacker(
+        max_buffer_size=len(frame) + 1, max_array_len=_FIELDS, strict_map_key=True, max_ext_len=0, max_map_len=0
+    )  # fmt: skip
+    unpacker.feed(frame)
+
+    def header(most: int) -> int:
+        found: int = unpacker.read_array_header()
+        if found > most:
+            raise ValueError("a list is too long")
+        return found
+
+    def field() -> Any:
+        if not _is_list(frame[unpacker.tell()]):
+            return unpacker.unpack()
+        return [unpacker.unpack() for _ in range(header(m.MAX_ITEMS))]
+
+    rows = [[field() for _ in range(header(_FIELDS))] for _ in range(header(m.MAX_ITEMS))]
+    if unpacker.tell() != len(frame):
+        raise ValueError("something behind it")
+    return rows
+
+
+def _is_list(byte: int) -> bool:
+    return 0x90 <= byte <= 0x9F or byte in (0xDC, 0xDD)
+
+
 def first_version(frames: Sequence[bytes | memoryview]) -> int | None:
     """The version that a peer announces in its `Hello` or `Welcome`, also where the rest can't be read; None: no such message."""
     try:
-        rows = msgpack.unpackb(frames[0], strict_map_key=True)
-        code, version = rows[0][0], rows[0][1]
+        unpacker = msgpack.Unpacker(max_array_len=_FIELDS, strict_map_key=True)
+        unpacker.feed(frames[0][:_BEGINNING])
+        if not unpacker.read_array_header() or unpacker.read_array_header() < 2:
+            return None
+        code, version = unpacker.unpack(), unpacker.unpack()
     except Exception:  # as above
         return None
     if code in (m.Hello.CODE, m.Welcome.CODE) and type(version) is int:

@@ -200,7 +200,7 @@ class Opened:
         fields.session(self, self.session)
         fields.kind(self, self.kind)
         fields.whole(self, self.num_batches, low=-1)
-        fields.whole(self, self.workers, 1 << 20)
+        fields.whole(self, self.workers, 1 << 16)
         fields.whole(self, self.seed, (1 << 64) - 1)
         fields.blob(self, self.code, 64)
         fields.flag(self, self.ordered)

@@ -247,7 +247,7 @@ class TestHostileClients:
             b"GET / HTTP/1.1\r\n\r\n",
             b"\x91\x91\x05",
             msgpack.packb([[m.Hello.CODE]]),
-            msgpack.packb([[m.Welcome.CODE, 1, "n", 1, [], "", 1]]),
+            msgpack.packb([[m.Welcome.CODE, m.WIRE_VERSION, "n", 1, [], "", 1]]),
             msgpack.packb([[m.Hello.CODE, m.WIRE_VERSION, b"short", "name", []]]),
             msgpack.packb([[m.Hello.CODE, m.WIRE_VERSION, b"x" * 16, "n", []], [m.Release.CODE, ["../../etc/passwd"]]]),
             b"\xdd\xff\xff\xff\xff",

@@ -56,7 +56,7 @@ MESSAGES: dict[type[Any], st.SearchStrategy[Any]] = {
     m.Refuse: st.builds(m.Refuse, texts, texts),
     m.Opened: st.builds(
         m.Opened,
-        *(ids, kinds, length, st.integers(0, 1 << 20), st.integers(0, (1 << 64) - 1), st.lists(texts, max_size=3).map(tuple)),
+        *(ids, kinds, length, st.integers(0, 1 << 16), st.integers(0, (1 << 64) - 1), st.lists(texts, max_size=3).map(tuple)),
         *(st.binary(max_size=64), st.booleans()),
     ),
     m.Inline: st.builds(m.Inline, ids, whole, whole, heads, st.binary(max_size=200), seconds),
@@ -308,3 +308,22 @@ def test_another_version_is_seen_whatever_else_it_says() -> None:
 )
 def test_no_version(frames_: list[bytes]) -> None:
     assert frames.first_version(frames_) is None
+
+
+# ----------------------------------------------------------------------------------------------------------- long lists
+
+
+@pytest.mark.parametrize("count", [frames._SHORT - 1, frames._SHORT, frames._SHORT + 1, 30_000])
+def test_long_lists_and_many_messages(count: int) -> None:
+    """Those that msgpack doesn't read by itself are read all the same, with what stands beside them."""
+    leaves = tuple((f"x{i}", b"digest", True) for i in range(20))
+    blocks = tuple(f"0-1-2-{i}" for i in range(count))
+    assert m.BLOCK_NAME.fullmatch(blocks[-1])
+    for registry, batch in (
+        (frames.TO_NODE, [m.Ping(1), m.Ask(bytes(range(16)), 3, tuple(range(count))), m.Release(blocks), m.Leave()]),
+        (frames.TO_NODE, [m.Ping(i) for i in range(count)]),
+        (frames.TO_CLIENT, [m.Verdict(bytes(range(16)), "parallel", "", False, True, leaves), *[m.Pong(i) for i in range(count)]]),
+    ):
+        assert frames.unpack(frames.pack(batch), registry) == batch
+        refused(frames.pack(batch) + b"\x01", registry)
+        refused(frames.pack(batch)[:-1], registry)
