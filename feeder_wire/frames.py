@@ -72,7 +72,8 @@ def unpack(frame: bytes | memoryview, registry: Registry) -> list[Any]:
     if len(frame) > MAX_FRAME:
         raise ProtocolError(f"a message of {len(frame)} bytes, at most {MAX_FRAME} are allowed")
     try:
-        rows = _rows(frame)
+        # In a short frame no list can be long.
+        rows = _long_frame(frame) if len(frame) > _SHORT else msgpack.unpackb(frame, strict_map_key=True, max_ext_len=0, max_map_len=0)
     except Exception as e:  # msgpack raises half a dozen kinds, of several bases, and RecursionError is not far
         raise ProtocolError(f"not a message: {type(e).__name__}") from None
     if not isinstance(rows, list):
@@ -91,15 +92,15 @@ def unpack(frame: bytes | memoryview, registry: Registry) -> list[Any]:
     return out
 
 
-def _rows(frame: bytes | memoryview) -> Any:
-    """What msgpack makes of a frame, in time and memory that don't depend on what the frame only announces."""
+def _long_frame(frame: bytes | memoryview) -> Any:
+    """What msgpack makes of a longer frame, in time and memory that don't depend on what the frame only announces."""
     options: dict[str, Any] = {"strict_map_key": True, "max_ext_len": 0, "max_map_len": 0}
     if len(frame) > _LONG:
         options["list_hook"] = _Counting()
     try:
-        return msgpack.unpackb(frame, max_array_len=min(len(frame), _SHORT), **options)
+        return msgpack.unpackb(frame, max_array_len=_SHORT, **options)
     except ValueError as e:
-        if len(frame) <= _SHORT or "max_array_len" not in str(e):
+        if "max_array_len" not in str(e):
             raise
     return _long_rows(frame)
 
