@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from feeder_client.order import PEEKS, Key, Order
@@ -242,6 +242,7 @@ class Keras:
     rng: random.Random
     ahead: int = 0
     looked: list[Key] = field(default_factory=list)
+    faked: list[int] = field(default_factory=list)
     passes: list[Pass] = field(default_factory=list)
     check: Callable[[Key], None] = lambda key: None
 
@@ -249,6 +250,11 @@ class Keras:
         key = self.order.ask(index)
         self.check(key)
         return key
+
+    @property
+    def looks_like_one_pass(self) -> bool:
+        """By chance the shuffled pass goes on where the fake one ended: what isn't announced nobody can tell (test_order_resumed.py)."""
+        return self.faked == [0] and bool(self.passes) and self.passes[0].asked[:1] == [1]
 
     def iterator(self, shuffle: bool) -> Pass:
         n = self.order.num_batches
@@ -267,7 +273,7 @@ class Keras:
             self.order.begin_pass()
             fake = self.iterator(shuffle)
             self.read_to(fake, 1)
-            self.looked = self.passes.pop().got
+            self.looked, self.faked = self.passes[-1].got, self.passes.pop().asked
         self.order.end_pass()
         current, seen, used, done = None, 0, 0, 0
         for _ in range(epochs):
@@ -337,6 +343,7 @@ def test_shuffled_every_pass_gets_every_batch_once(data: st.DataObject, backend:
         steps += PEEKS  # a pass as short as a fake one: below
     keras = Keras(Order(n, seed), backend, rng, case["ahead"])
     keras.fit(case["epochs"], steps, shuffle=True)
+    assume(not keras.looks_like_one_pass)
     for one in keras.passes:
         one.check(n, shuffle=True)
     if n > PEEKS and backend == "tensorflow":  # elsewhere a fake pass that asked for 0 and a real one that begins with 1 look like one
@@ -482,8 +489,12 @@ def test_upcoming_foresees(data: st.DataObject, backend: str, shuffle: bool, see
             assert named[-1][0] >= order.epoch
         given_.add(key)
 
+    steps = case["steps"]
+    if shuffle and steps is not None and steps <= PEEKS:
+        steps += PEEKS  # a pass as short as a fake one: below
     keras = Keras(order, backend, rng, case["ahead"], check=check)
-    keras.fit(case["epochs"], case["steps"], shuffle)
+    keras.fit(case["epochs"], steps, shuffle)
+    assume(not shuffle or not keras.looks_like_one_pass)
     asked = [key for one in keras.passes for key in one.got]
     if order.version == version:
         # From here on, what it names next is not among what the epoch has got.
