@@ -19,6 +19,8 @@ import numpy as np
 
 _COUNT = "total_batches_seen"
 _KERAS = {"keras", "tf_keras", "keras_preprocessing", "tensorflow"}
+# Past what a metaclass of the user's may have put in between.
+_MRO, _NAME, _DICT = (type.__dict__[name] for name in ("__mro__", "__name__", "__dict__"))
 
 
 def library_state_of(thing: object) -> Callable[[Any, bytes], None] | None:
@@ -26,15 +28,15 @@ def library_state_of(thing: object) -> Callable[[Any, bytes], None] | None:
     if not _KERAS & sys.modules.keys():
         return None
     cls = type(thing)
-    for base in type.__dict__["__mro__"].__get__(cls):
-        module = base.__dict__.get("__module__")
+    for base in _MRO.__get__(cls):
+        name, module = _NAME.__get__(base), _DICT.__get__(base).get("__module__")
         if type(module) is not str:
             continue
-        if base.__name__ == "SeedGenerator" and module.startswith("keras.src.random"):
+        if name == "SeedGenerator" and module.startswith("keras.src.random"):
             return set_keras
-        if base.__name__ == "Generator" and module.endswith("ops.stateful_random_ops"):
+        if name == "Generator" and module.endswith("ops.stateful_random_ops"):
             return set_tensorflow
-        if base.__name__ == "Iterator" and module.partition(".")[0] in _KERAS and counted(thing):
+        if name == "Iterator" and module.partition(".")[0] in _KERAS and counted(thing):
             return set_count
     return None
 

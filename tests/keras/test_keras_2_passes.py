@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from feeder_client import ConfigError, FeederSequence
 from feeder_client.order import Key, Order
 from feeder_client.position import Position
+from feeder_client.skips import Missing
 
 
 class Core:
@@ -24,13 +25,14 @@ class Core:
         self.num_batches = self.pass_length = n
         self.begun = 0
 
-    def get(self, index: int) -> Key:
+    def get(self, index: int, missing: Missing) -> Key:
+        assert missing is Missing.STAND_IN
         return self.order.ask(index)
 
-    def begin_pass(self, shuffle: bool | None, look: bool | None, anew: bool) -> None:
-        assert (shuffle, look, anew) == (None, None, False), "there is no Keras on the stack that could say so"
+    def begin_pass(self, shuffle: bool | None, look: bool | None, anew: bool, parts: bool) -> None:
+        assert (shuffle, look, anew, parts) == (None, None, False, False), "there is no Keras on the stack that could say so"
         self.begun += 1
-        self.order.begin_pass(shuffle, look, anew)
+        self.order.begin_pass(shuffle, look, anew, parts)
 
     def where(self, do: Callable[[Any], Any]) -> Any:
         assert do is Position.short

@@ -357,7 +357,11 @@ class HostileList(list[Any]):
     __iter__ = __getitem__ = __len__ = Hostile._no
 
 
-def test_nothing_of_the_users_runs() -> None:
+@pytest.mark.parametrize("loaded", [False, True])
+def test_nothing_of_the_users_runs(loaded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor where Keras is loaded, whose own generators are looked for by their class."""
+    if loaded:
+        monkeypatch.setitem(sys.modules, "keras", types.ModuleType("keras"))
     odd: Any = HostileMeta("Odd", (), {"rng": random.Random()})
     shadowed = type("Shadowed", (), {"__dict__": property(Hostile._no)})()
     things = [Hostile(), object.__new__(odd), shadowed, HostileDict(a=random.Random()), HostileList([random.Random()])]
