@@ -26,7 +26,7 @@ class Float64(Base):
     def x(self, i): return self.rng.random((8, 32, 32, 3))
 
 class Int64(Base):
-    def x(self, i): return np.random.randint(0, 255, (8, 32, 32, 3))
+    def x(self, i): return np.random.randint(0, 255, (8, 32, 32, 3), dtype=np.int64)
 
 class Constant(Base):
     def x(self, i): return np.zeros((8, 512, 512), np.float32)
