@@ -16,7 +16,7 @@ import pytest
 from tests.backends import BACKENDS, needs
 from tests.serving import Running
 
-pytestmark = [pytest.mark.slow, pytest.mark.keras]
+pytestmark = [pytest.mark.slow, pytest.mark.keras, pytest.mark.timeout(300)]  # a minute or two, where nothing else runs
 
 HERE = Path(__file__).parent
 ROOT = str(HERE.parents[1])
@@ -35,7 +35,7 @@ def run_checks(cwd: Path, script: str, *arguments: str, backend: str = "tensorfl
     }
     start = time.monotonic()
     with Running([sys.executable, str(HERE / script), *arguments], cwd, env) as process:
-        process.wait(seconds)
+        process.wait(290)
     lines = process.stdout.splitlines()
     found = [json.loads(line) for line in lines if line.startswith("{")]
     errors = [f"{one['check']}:\n{one['error']}" for one in found if one["error"]]

@@ -14,7 +14,7 @@ import pytest
 from tests.backends import needs
 from tests.serving import Running
 
-pytestmark = [pytest.mark.slow, pytest.mark.keras]
+pytestmark = [pytest.mark.slow, pytest.mark.keras, pytest.mark.timeout(300)]  # a minute or two, where nothing else runs
 
 HERE = Path(__file__).parent
 ROOT = str(HERE.parents[1])
@@ -84,7 +84,7 @@ def test_keras_own_tests(tmp_path: Path, tests: str, backend: str) -> None:
     }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "conformance_plugin", "test_of_keras.py"]
     with Running(command, tmp_path, env) as process:
-        process.wait(110)
+        process.wait(290)
     found = dict((name, outcome) for outcome, name in re.findall(r"^RESULT (\w+) (\S+)$", process.stdout, re.MULTILINE))
     failed = {name for name, outcome in found.items() if outcome in ("failed", "error")}
     assert failed == set(CANNOT[tests, backend]), process.output

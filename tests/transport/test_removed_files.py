@@ -14,6 +14,16 @@ from tests.sources import pattern
 from tests.transport.conftest import options_for
 
 
+def remove(folder: Path) -> None:
+    """Removes a folder into which workers may be putting new blocks at this moment."""
+
+    def gone() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    until(gone, f"{folder} goes")
+
+
 @removes_mapped_files
 @pytest.mark.parametrize("whole_folders", [False, True], ids=["blocks", "folders"])
 def test_passes_go_on(tmp_path: Path, transport: str, whole_folders: bool) -> None:
@@ -30,7 +40,7 @@ def test_passes_go_on(tmp_path: Path, transport: str, whole_folders: bool) -> No
                         for block in folder.glob("[01]-*"):
                             block.unlink()
                         if whole_folders and "shm" in folder.parts:
-                            shutil.rmtree(folder)
+                            remove(folder)
             node.says(kill(node.workers[0]))
             until(lambda: len(node.workers) == 2, "a new worker")
             with FeederClient(node.endpoint, **options_for(transport)) as late:
