@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 ROOT = str(HERE.parents[1])
 
 
-def run_checks(cwd: Path, script: str, *arguments: str, backend: str = "tensorflow", seconds: float = 110) -> None:
+def run_checks(cwd: Path, script: str, *arguments: str, backend: str = "tensorflow", seconds: float = 290) -> None:
     """Runs all checks of a script; fails with those that failed."""
     env = {
         "KERAS_BACKEND": backend,
@@ -35,7 +35,7 @@ def run_checks(cwd: Path, script: str, *arguments: str, backend: str = "tensorfl
     }
     start = time.monotonic()
     with Running([sys.executable, str(HERE / script), *arguments], cwd, env) as process:
-        process.wait(290)
+        process.wait(seconds)
     lines = process.stdout.splitlines()
     found = [json.loads(line) for line in lines if line.startswith("{")]
     errors = [f"{one['check']}:\n{one['error']}" for one in found if one["error"]]
