@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from feeder_client import saved
-from feeder_client.keras_base import base_of
+from feeder_client.keras_base import base_of, with_base
 from feeder_client.position import Position
 from feeder_client.sequence import FeederSequence
 from feeder_wire.errors import ConfigError
 
 log = logging.getLogger("feeder.client")
-
-_made: dict[tuple[type[Any], type[Any]], type[Any]] = {}
 
 
 class FeederCheckpoint:
@@ -60,13 +58,7 @@ class FeederCheckpoint:
             raise ConfigError(
                 f"FeederCheckpoint(path, sequence) needs the FeederSequence that is trained on, not {type(sequence).__name__}"
             )
-        base = _callback_of(sequence)
-        if issubclass(cls, base):
-            return object.__new__(cls)
-        key = (cls, base)
-        if key not in _made:
-            _made[key] = type(cls.__name__, (cls, base), {"__module__": cls.__module__, "__doc__": cls.__doc__})
-        made: FeederCheckpoint = object.__new__(_made[key])
+        made: FeederCheckpoint = object.__new__(with_base(cls, _callback_of(sequence)))
         return made
 
     def __init__(self, path: str | os.PathLike[str], sequence: FeederSequence, every: int | None = None, *, delete: bool = True) -> None:

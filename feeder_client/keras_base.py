@@ -32,6 +32,19 @@ def find_base(keras: ModuleType | str | None = None) -> type[Any]:
     raise ConfigError(f"keras={keras!r} has neither utils.PyDataset nor utils.Sequence: pass the module whose model.fit you call")
 
 
+_made: dict[tuple[type[Any], type[Any]], type[Any]] = {}
+
+
+def with_base(cls: type[Any], base: type[Any]) -> type[Any]:
+    """A class of ours over one of Keras': `cls` itself where it is one, else one that is made once for each pair."""
+    if issubclass(cls, base):
+        return cls
+    key = (cls, base)
+    if key not in _made:
+        _made[key] = type(cls.__name__, (cls, base), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+    return _made[key]
+
+
 def base_of(cls: type[Any], adapter: type[Any]) -> type[Any]:
     """Keras' class among the bases of `cls`, which `FeederSequence` (`adapter`) has made, or the user from one that it has made."""
     for base in cls.__mro__:

@@ -24,13 +24,11 @@ from typing import Any
 import numpy as np
 
 from feeder_client.client import FeederClient
-from feeder_client.keras_base import Pass, announced, announces_passes, base_of, find_base
+from feeder_client.keras_base import Pass, announced, announces_passes, base_of, find_base, with_base
 from feeder_client.local import LocalServer
 from feeder_client.position import Position
 from feeder_client.skips import Missing
 from feeder_wire.errors import ConfigError
-
-_made: dict[tuple[type[Any], type[Any]], type[Any]] = {}
 
 
 class FeederSequence(FeederClient):
@@ -45,13 +43,7 @@ class FeederSequence(FeederClient):
 
     def __new__(cls, *args: Any, keras: ModuleType | str | None = None, **kwargs: Any) -> FeederSequence:
         """Make an instance of this class with Keras' base."""
-        base = find_base(keras)
-        if issubclass(cls, base):
-            return object.__new__(cls)
-        key = (cls, base)
-        if key not in _made:
-            _made[key] = type(cls.__name__, (cls, base), {"__module__": cls.__module__, "__doc__": cls.__doc__})
-        made: FeederSequence = object.__new__(_made[key])
+        made: FeederSequence = object.__new__(with_base(cls, find_base(keras)))
         return made
 
     def __init__(
