@@ -70,6 +70,7 @@ class Gate:
         self._banned: set[bytes] = set()
         self._most_banned = MOST_BANNED
         self._offenders = 0
+        self._unreachable: list[tuple[bytes, bytes]] = []  # (client, identity) whose connection has ended
         self.offended: list[bytes] = []  # clients that have broken the protocol: what was theirs can go
         self._out: dict[bytes, list[m.ToClient]] = defaultdict(list)
         self._shipping: list[tuple[zmq.MessageTracker, str]] = []
@@ -180,15 +181,13 @@ class Gate:
         """Gather a message for the next `flush`."""
         self._out[client].append(message)
 
-    def flush(self) -> list[bytes]:
-        """Send what was gathered; returns clients that have vanished."""
-        gone = []
+    def flush(self) -> None:
+        """Send what was gathered."""
         for client, batch in self._out.items():
             peer = self.peers.get(client)
             if peer is not None and not all(self._send(peer.identity, portion) for portion in _portions(batch)):
-                gone.append(client)
+                self._unreachable.append((client, peer.identity))
         self._out.clear()
-        return gone
 
     def ship(self, client: bytes, lent: m.Lent) -> bool:
         """Send a block's bytes in parts; `shipped` tells when the socket is done with it. False: the client has vanished."""
@@ -223,9 +222,15 @@ class Gate:
         """Are bytes under way whose end somebody waits for?"""
         return bool(self._shipping)
 
-    def expired(self, now: float) -> list[bytes]:
-        """Clients whose lease has run out."""
-        return [client for client, peer in self.peers.items() if now - peer.seen > LEASE_SECONDS]
+    def gone(self, now: float) -> list[bytes]:
+        """Clients whose connection has ended without a word, or whose lease has run out. To be asked after `receive`.
+
+        A socket can't be written to any more before its last words have been read: only who is still here after that has vanished,
+        and has not said goodbye, or come back on another connection.
+        """
+        ended = [client for client, identity in self._unreachable if client in self.peers and self.peers[client].identity == identity]
+        self._unreachable.clear()
+        return list({*ended, *(client for client, peer in self.peers.items() if now - peer.seen > LEASE_SECONDS)})
 
     def forget(self, client: bytes) -> None:
         """The client is gone."""

@@ -130,6 +130,8 @@ class Node:
         self._gate.authenticate()
         for client, message in self._gate.receive(now):
             self._act(self._from_client(client, message))
+        for client in self._gate.gone(now):
+            self._lose(client, "vanished")
         for client in self._gate.offended:  # the log has a line on each already
             self._gate.forget(client)
             self._act(self.dispatch.client_lost(client))
@@ -145,9 +147,7 @@ class Node:
         self._crew.flush()
         if self._asking:
             self._tell_status(now)
-        gone = {*self._gate.flush(), *self._gate.expired(now)}
-        for client in gone:
-            self._lose(client, "vanished")
+        self._gate.flush()
         if now >= self._next_look:
             self._next_look = now + 0.5
             snapshot = self.snapshot()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import zmq
 
 from feeder_server.config import ServeConfig, SourceEntry
-from feeder_server.gate import PORTION_BYTES, Gate
+from feeder_server.gate import LEASE_SECONDS, PORTION_BYTES, Gate
 from feeder_server.target import parse_target
 from feeder_wire import frames
 from feeder_wire import messages as m
@@ -61,7 +61,7 @@ def test_what_is_small_goes_together() -> None:
     with talking() as (gate, dealer):
         for i in range(500):
             gate.put(CLIENT, inline(i, 100))
-        assert gate.flush() == []
+        gate.flush()
         found, pieces = received(dealer, 500)
         assert [message.index for message in found] == list(range(500))  # type: ignore[union-attr]
         assert pieces == 1
@@ -73,7 +73,7 @@ def test_what_is_large_is_cut() -> None:
     with talking() as (gate, dealer):
         for i in range(count):
             gate.put(CLIENT, inline(i, m.INLINE_BYTES))
-        assert gate.flush() == []
+        gate.flush()
         found, pieces = received(dealer, count)
         assert [message.index for message in found] == list(range(count))  # type: ignore[union-attr]
         assert pieces >= frames.MAX_FRAME // PORTION_BYTES
@@ -106,14 +106,58 @@ def test_nothing_is_sent_for_nothing() -> None:
         assert not dealer.poll(0)
 
 
-def test_a_client_that_has_gone(tmp_path: Path) -> None:
+def flushed_into_nothing(gate: Gate) -> None:
+    """Writes to the client until its connection is known to have ended; nothing is read meanwhile."""
+    for _ in range(500):
+        gate.put(CLIENT, m.Pong(1))
+        gate.flush()
+        if gate._unreachable:
+            return
+        gate.socket.getsockopt(zmq.EVENTS)  # what the socket's thread has to tell is taken in
+        time.sleep(0.02)
+    raise AssertionError("the end of the connection was never noticed")
+
+
+def test_a_client_that_has_gone() -> None:
     with talking() as (gate, dealer):
         dealer.close()
-        gone: list[bytes] = []
-        for _ in range(500):  # until its connection is known to have ended
-            gate.put(CLIENT, m.Pong(1))
-            gone = gate.flush()
-            if gone:
-                break
-            gate.socket.poll(20)
-        assert gone == [CLIENT]
+        flushed_into_nothing(gate)
+        assert list(gate.receive(0.0)) == []
+        assert gate.gone(0.0) == [CLIENT]
+        gate.forget(CLIENT)
+        assert gate.gone(0.0) == []
+
+
+def test_its_last_words_are_heard_first() -> None:
+    """The socket can't be written to any more while a goodbye is still to be read."""
+    with talking() as (gate, dealer):
+        dealer.linger = 10_000
+        dealer.send(frames.pack([m.Leave()]))
+        dealer.close()
+        flushed_into_nothing(gate)
+        for client, message in gate.receive(0.0):
+            assert (client, message) == (CLIENT, m.Leave())
+            gate.forget(client)
+        assert gate.gone(0.0) == []
+
+
+def test_one_that_is_back_on_another_connection_is_not_lost() -> None:
+    with talking() as (gate, dealer):
+        dealer.close()
+        flushed_into_nothing(gate)
+        again = gate.socket.context.socket(zmq.DEALER)
+        try:
+            again.linger = 0
+            again.connect(gate.endpoint)
+            again.send(frames.pack([m.Hello(m.WIRE_VERSION, CLIENT, "test")]))
+            assert gate.socket.poll(10_000)
+            assert [type(message) for _, message in gate.receive(0.0)] == [m.Hello]
+            assert gate.gone(0.0) == []
+        finally:
+            again.close()
+
+
+def test_a_lease_runs_out() -> None:
+    with talking() as (gate, _):
+        assert gate.gone(LEASE_SECONDS - 1) == []
+        assert gate.gone(LEASE_SECONDS + 1) == [CLIENT]
