@@ -48,6 +48,7 @@ class FeederClient:
         connect_timeout: seconds for which no server may be in reach before `NodeUnreachable` is raised.
         batch_timeout: seconds to wait for one batch before `BatchTimeout` is raised; None: as long as it takes, with a word in the
             log after ten seconds.
+        hedge: whether a second server is asked for a batch that is late on the first one. The first answer counts.
         memory: cap on the bytes of batches on their way and waiting, for example ``"512MiB"``. One batch is always allowed.
         keys: this client's CURVE key: a ``.key_secret`` file, or the folder that holds it.
         server_key: the server's public key: its ``.key`` file.
@@ -81,6 +82,7 @@ class FeederClient:
         world_size: int = 1,
         connect_timeout: float = 30.0,
         batch_timeout: float | None = None,
+        hedge: bool = True,
         on_error: str = "raise",
         skip_budget: int | float | None = None,
         memory: int | str = "1GiB",
@@ -93,7 +95,7 @@ class FeederClient:
             endpoints, source, _load_keys(keys, server_key), None, transport,
             steps=steps, prefetch=prefetch, lookahead=lookahead, rank=rank, world_size=world_size,
             connect_timeout=connect_timeout, batch_timeout=batch_timeout, memory=memory, resume=resume,
-            on_error=on_error, skip_budget=skip_budget,
+            hedge=hedge, on_error=on_error, skip_budget=skip_budget,
         )  # fmt: skip
 
     @classmethod
@@ -118,8 +120,8 @@ class FeederClient:
             workers: worker processes; None: as many as there are usable cores.
             args: arguments for a target's class or function: numbers, texts, booleans, lists and dicts of those.
             seed: of everything random in the source.
-            server: options of the server: ``threads``, ``gpu``, ``max_retries``, ``batch_timeout``, ``memory``, ``single``,
-                ``on_divergence``, ``stream_order``.
+            server: options of the server: ``threads``, ``gpu``, ``max_retries``, ``batch_timeout``, ``hedge``, ``memory``,
+                ``single``, ``on_divergence``, ``stream_order``.
             options: as for the constructor.
 
         Raises:
@@ -157,6 +159,7 @@ class FeederClient:
         world_size: int = 1,
         connect_timeout: float = 30.0,
         batch_timeout: float | None = None,
+        hedge: bool = True,
         on_error: str = "raise",
         skip_budget: int | float | None = None,
         memory: int | str = "1GiB",
@@ -183,6 +186,7 @@ class FeederClient:
             lookahead=lookahead,
             connect_timeout=connect_timeout,
             batch_timeout=batch_timeout,
+            hedge=bool(hedge),
             rank=rank,
             world_size=world_size,
             skip_budget=budget_from(on_error, skip_budget),

@@ -118,6 +118,13 @@ class Connection:
             self.socket.send(frames.pack(self._out))
             self._out.clear()
 
+    def leave(self) -> None:
+        """The node has said goodbye: say it too. What it sent before has been taken in."""
+        if self.welcomed:
+            self.put(m.Leave())
+            self.flush()
+            self.welcomed = False
+
     def return_blocks(self) -> None:
         """Send home the blocks that nobody looks at any more."""
         if self.loan is not None and self.welcomed and self.loan.returned:

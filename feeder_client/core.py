@@ -303,6 +303,13 @@ class Core(Waiting):
             self._say_notes()
             self._cond.notify_all()
 
+    def handed_back(self, node: int, message: m.HandedBack) -> None:
+        """A node is being stopped; what it had not begun is asked of others."""
+        with self._cond:
+            if self._stock is not None:
+                self._counted.retries += self._stock.handed_back(node, message.epoch, message.indices)
+            self._cond.notify_all()
+
     def progress(self, node: int, text: str) -> None:
         """What a node says it is doing."""
         with self._cond:

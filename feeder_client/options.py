@@ -19,6 +19,7 @@ class Options:
     lookahead: bool = True
     connect_timeout: float = 30.0
     batch_timeout: float | None = None
+    hedge: bool = True
     rank: int = 0
     world_size: int = 1
     skip_budget: int | float | None = None  # see skips.py; None: nothing is skipped

@@ -228,6 +228,8 @@ class Receiver:
                 core.failed_batch(number, message)
             case m.Ended():
                 core.ended(number, message.epoch, message.index)
+            case m.HandedBack():
+                core.handed_back(number, message)
             case m.Verdict():
                 core.judged(number, message)
             case m.Progress():
@@ -243,6 +245,7 @@ class Receiver:
             self._core.failed(number, self._last_word)
         else:
             self._core.lost(number, f"the server was stopped ({message.text})")
+            self._connections[number].leave()  # it waits for that, for a while
 
     def _shut(self) -> None:
         for connection in self._connections:

@@ -18,6 +18,7 @@ class Counters:
     retries: int = 0
     reconnects: int = 0
     skipped: int = 0
+    hedged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,10 @@ class Stats:
         workers: of all nodes that serve this client now.
         nodes: connected now.
         borrowed_bytes: arena blocks in this process' hands.
-        retries: batches asked for again because their node was lost.
+        retries: batches asked for again because their node was lost, or is being stopped.
         reconnects: connections that broke and came back.
         skipped: batches that could not be had, with ``on_error="skip"``.
+        hedged: batches that were late, and that a second node was asked for too.
     """
 
     batches: int = 0
@@ -52,6 +54,7 @@ class Stats:
     retries: int = 0
     reconnects: int = 0
     skipped: int = 0
+    hedged: int = 0
 
     @property
     def wait_share(self) -> float:

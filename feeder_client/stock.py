@@ -20,6 +20,9 @@ from feeder_wire.messages import MAX_INDEX
 
 log = logging.getLogger("feeder.client")
 
+KNOWN_AFTER = 4
+"""Batches of a node from which on it is known what it takes for one."""
+
 
 class IndexedStock:
     """Batches by key.
@@ -99,6 +102,19 @@ class IndexedStock:
     def describe(self, key: Key) -> str:
         """What is waited for, in words."""
         return f"batch {key[1]} of epoch {key[0]}"
+
+    def hedge(self, key: Key) -> bool:
+        """See `Window.hedge`."""
+        return self._window.hedge(key)
+
+    def usual_seconds(self) -> float | None:
+        """What the quickest node takes for a batch, lately; None: there is no other node, or nothing is known yet."""
+        nodes = self._window.credits.nodes.values()
+        return min((node.seconds for node in nodes if node.delivered >= KNOWN_AFTER), default=None) if len(nodes) > 1 else None
+
+    def handed_back(self, node: int, epoch: int, indices: tuple[int, ...]) -> int:
+        """See `Window.handed_back`."""
+        return self._window.handed_back(node, [self.own(epoch, index) for index in indices])
 
     def node_opened(self, node: int, workers: int) -> None:
         """See `Window.node_opened`."""
@@ -213,6 +229,18 @@ class StreamStock:
     def describe(self, key: Key) -> str:
         """What is waited for, in words."""
         return "the next batch"
+
+    def hedge(self, key: Key) -> bool:
+        """What one node has of a stream, no other has."""
+        return False
+
+    def usual_seconds(self) -> float | None:
+        """Not of use here."""
+        return None
+
+    def handed_back(self, node: int, epoch: int, indices: tuple[int, ...]) -> int:
+        """A node hands back only what others can make."""
+        return 0
 
     def node_opened(self, node: int, workers: int) -> None:
         """See `StreamWindow.node_opened`."""

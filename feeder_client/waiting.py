@@ -25,8 +25,14 @@ from feeder_wire.errors import BatchTimeout, ClosedError, FeederError
 
 log = logging.getLogger("feeder.client")
 
+SINGLE = "single"
+"""What a node says of a source that only one of its workers may serve; a word of feeder_server/probe.py."""
 SLICE = 0.2
 """Longest single wait: on Windows Ctrl-C is not seen inside one."""
+HEDGE_FACTOR = 8.0
+"""Times of a usual batch after which the node that owes the next one is late: its workers have others to make before it."""
+HEDGE_SECONDS = 0.1
+"""Nothing is late before that."""
 
 
 class PassEnded(Exception):
@@ -57,10 +63,24 @@ class Waiting:
         while (payload := stock.take(key)) is None:
             self._check(wait)
             stock.need(key)
+            slice_ = self._hedge(key, stock, wait)
             self.wake()
-            self._cond.wait(SLICE)
+            self._cond.wait(slice_)
         self._took(wait, payload, stock)
         return payload
+
+    def _hedge(self, key: Key, stock: Stock, wait: LongWait) -> float:
+        """Ask a second node where the one that owes the batch is late. Returns how long to wait until the next look."""
+        usual = stock.usual_seconds() if self.options.hedge else None
+        if usual is None or any(node.outcome == SINGLE for node in self.roster.nodes):
+            return SLICE
+        left = max(HEDGE_SECONDS, HEDGE_FACTOR * usual) - wait.seconds(time.monotonic())
+        if left > 0:
+            return min(SLICE, left)
+        if stock.hedge(key):
+            self._counted.hedged += 1
+            log.debug("%s is late: another server is asked for it too", wait.what)
+        return SLICE
 
     def _sound(self, key: Key, mark: Mark | None, missing: Missing, order: Order, stock: Stock) -> Payload:
         """The batch, or what is handed out in its place."""

@@ -13,7 +13,7 @@ Each node has a share of the window by its workers; its share is free again only
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -41,6 +41,7 @@ class Node:
     owed: set[Key] = field(default_factory=set)
     seconds: float = 0.0  # moving average of one batch
     delivered: int = 0
+    leaving: bool = False  # it is being stopped, and takes nothing new
 
 
 class Credits:
@@ -69,7 +70,10 @@ class Credits:
 
     def limit(self) -> int:
         """Batches that may be asked for and not taken, over all nodes."""
-        wide = sum(self.share(node) for node in self.nodes.values()) if self._prefetch is None else max(1, self._prefetch)
+        if self._prefetch is None:
+            wide = sum(self.share(node) for node in self.nodes.values() if not node.leaving)
+        else:
+            wide = max(1, self._prefetch)
         if self.batch_bytes:
             wide = min(wide, max(1, self._memory // self.batch_bytes))
         return wide
@@ -78,7 +82,7 @@ class Credits:
         """The node with the most room for its size; None: none has room. `forced`: one is named if there is any."""
         best, load = None, float("inf")
         for number, node in self.nodes.items():
-            if not usable(number):
+            if node.leaving or not usable(number):
                 continue
             used = len(node.owed) / max(1, self.share(node))
             if used < load and (forced or used < 1):
@@ -116,6 +120,8 @@ class Window:
         self._owed: dict[Key, int] = {}
         self._stored: set[Key] = set()
         self._again: deque[Key] = deque()
+        self._second: dict[Key, int] = {}  # owed by a second node too, for the first one is late
+        self._hedges: list[Key] = []  # those of which the second has still to be asked
         self._urgent: set[Key] = set()
         self._forced: set[Key] = set()  # asked for before the plan came to them: it must not bring them up again
         self._plan: Iterator[Key] = iter(())
@@ -141,7 +147,8 @@ class Window:
 
     def fill(self, epoch: int, have: Callable[[Key], bool] = lambda key: False) -> list[Request]:
         """What to ask now. `epoch`: the current one; `have`: keys that need not be asked for."""
-        chosen: list[tuple[int, Key]] = []
+        chosen = [(self._second[key], key) for key in dict.fromkeys(self._hedges) if key in self._second]
+        self._hedges.clear()
         for key in sorted(self._urgent):
             if not self._known(key) and self._choose(key, chosen, forced=True):
                 self._forced.add(key)
@@ -184,6 +191,27 @@ class Window:
         """The trainer waits for `key`: ask for it at the next `fill`, whatever the limit."""
         self._urgent.add(key)
 
+    def hedge(self, key: Key) -> bool:
+        """The node that owes `key` is late: ask another one too, at the next `fill`, if one has room. The first answer wins."""
+        owner = self._owed.get(key)
+        if owner is None or key in self._second:
+            return False
+        other = self.credits.pick(False, lambda number: number != owner)
+        if other is None:
+            return False
+        self._second[key] = other
+        self.credits.nodes[other].owed.add(key)
+        self._hedges.append(key)
+        return True
+
+    def handed_back(self, number: int, keys: Iterable[Key]) -> int:
+        """A node is being stopped: it takes nothing more, and won't make these. Returns how many have to be asked of others."""
+        node = self.credits.nodes.get(number)
+        if node is None:
+            return 0
+        node.leaving = True
+        return self._ask_others(number, node.owed.intersection(keys))
+
     def arrived(self, key: Key, node: int, nbytes: int, seconds: float) -> bool:
         """A batch has come. False: nobody wants it (any more), or it came before."""
         self.credits.learn(node, nbytes, seconds)
@@ -208,15 +236,26 @@ class Window:
         node = self.credits.nodes.pop(number, None)
         if node is None:
             return 0
-        keys = sorted(node.owed)
-        for key in keys:
-            del self._owed[key]
-        self._again = deque(sorted({*keys, *self._again}))
-        return len(keys)
+        return self._ask_others(number, node.owed)
+
+    def _ask_others(self, number: int, keys: Iterable[Key]) -> int:
+        lost = []
+        for key in list(keys):
+            second = self._second.pop(key, None)
+            if second is None:
+                del self._owed[key]
+                lost.append(key)
+            elif second != number:  # it owes it alone now
+                self._owed[key] = second
+            if (node := self.credits.nodes.get(number)) is not None:
+                node.owed.discard(key)
+        self._again = deque(sorted({*lost, *self._again}))
+        return len(lost)
 
     def _settle(self, key: Key) -> None:
-        number = self._owed.pop(key)
-        self.credits.nodes[number].owed.discard(key)
+        for number in (self._owed.pop(key), self._second.pop(key, None)):
+            if number is not None:
+                self.credits.nodes[number].owed.discard(key)
 
     def _known(self, key: Key) -> bool:
         return key in self._owed or key in self._stored

@@ -156,6 +156,15 @@ def cli() -> None:
     metavar="SECONDS",
     help="A worker that takes longer on one batch is killed, and the batch tried again.  [default: as long as it takes]",
 )
+@click.option("--no-hedge", is_flag=True, help="Don't give a batch that is overdue to a second, idle worker.")
+@click.option(
+    "--drain-timeout",
+    type=float,
+    default=8.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="After SIGTERM or Ctrl-Break, time to finish what is under way.",
+)
 @click.option(
     "--on-divergence",
     type=click.Choice(POLICIES),
@@ -199,6 +208,8 @@ def serve(
     memory: str | None,
     max_retries: int,
     batch_timeout: float | None,
+    no_hedge: bool,
+    drain_timeout: float,
     on_divergence: str,
     stream_order: str,
     single: bool,
@@ -225,6 +236,8 @@ def serve(
         memory_bytes=parse_size(memory) if memory else 0,
         max_retries=max_retries,
         batch_timeout=batch_timeout,
+        hedge=not no_hedge,
+        drain_timeout=drain_timeout,
         gpu=gpu,
         threads=threads,
         single=single,

@@ -126,7 +126,7 @@ class Comparing(ABC):
             slot.jobs[task] = Job(self.trials.void, job.key, job.nbytes)
             if job.session.id == PROBE:
                 self.trials.reserved[number].discard(job.key[1])
-            job.session.making.discard(job.key)
+            job.session.finished(job.key)
             if self._waits_for(job) is not None:
                 out += self._requeue(job.session, job.key)
         return out

@@ -55,6 +55,8 @@ class ServeConfig:
     single: bool = False
     on_divergence: str = "single"
     stream_order: str = "ready"
+    hedge: bool = True
+    drain_timeout: float = 8.0
     keys: KeyPair | None = None
     authorized: frozenset[bytes] = field(default_factory=frozenset)
     insecure: bool = False
@@ -71,6 +73,7 @@ class ServeConfig:
         _within("--seed", self.seed, 0, (1 << 64) - 1)
         _within("--max-retries", self.max_retries, 0, 1000)
         _seconds("--batch-timeout", self.batch_timeout)
+        _seconds("--drain-timeout", self.drain_timeout)
         _within("--threads", self.threads, 1, 4096)
         if self.on_divergence not in POLICIES:
             raise ConfigError(f"--on-divergence {self.on_divergence!r:.80}: one of {', '.join(POLICIES)} is needed")

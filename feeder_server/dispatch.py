@@ -16,24 +16,22 @@ from __future__ import annotations
 
 from collections import deque
 
-from feeder_server.comparing import Comparing, remarks, size_of
+from feeder_server.comparing import remarks, size_of
 from feeder_server.ledger import Ledger
+from feeder_server.scheduling import Scheduling
 from feeder_server.trials import PROBE, Trials
-from feeder_server.work import Action, Assign, Bury, Job, Key, Send, Session, Ship, Slot, Source, Tell
+from feeder_server.work import Action, Bury, Job, Key, Send, Session, Ship, Slot, Source, Tell
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
 from feeder_wire.errors import RemoteError
 
-MAX_DEPTH = 64
 MAX_WHY = 4096
 """Characters of a dead worker's last words that a client is told."""
 SENDER = b""
 """Who holds a block whose bytes are being sent: no client, so that none can give it back before the socket has read it."""
-QUEUE_SECONDS = 0.010
-"""Work that a worker may hold ahead: about fifty round trips, and little enough that nothing waits behind it."""
 
 
-class Dispatch(Comparing):
+class Dispatch(Scheduling):
     """The state of a node's work.
 
     Args:
@@ -65,6 +63,7 @@ class Dispatch(Comparing):
         self.made_batches = 0
         self.made_bytes = 0
         self.retried = self.given_up = 0
+        self.draining = False
         self._names = {s.name: i for i, s in enumerate(sources)}
         self._memory = memory_bytes
         self._max_retries = max_retries
@@ -103,6 +102,8 @@ class Dispatch(Comparing):
         if session is None or session.client != client:
             return [Send(client, m.Unknown(message.session))]
         out: list[Action] = []
+        if self.draining and self.sources[session.source].kind == "indexed":
+            return [Send(client, m.HandedBack(session.id, message.epoch, message.indices))]
         if self.sources[session.source].kind == "stream":
             if message.epoch < session.run:
                 return [Send(client, m.Ended(session.id, message.epoch, i)) for i in message.indices]
@@ -157,6 +158,30 @@ class Dispatch(Comparing):
             out += self._close(session)
         return out + self._settled(self.ledger.settle(self.ledger.held_by(client), client, seen=False))
 
+    def drain(self) -> tuple[list[Action], int, int]:
+        """Begin nothing new. Returns what to do, how many batches are under way, and how many go back to their clients.
+
+        What is asked of a stream stays: nobody else has it, and it will be asked of the node that comes in this one's place.
+        """
+        self.draining = True
+        out: list[Action] = []
+        given = 0
+        for session in self.sessions.values():
+            if self.sources[session.source].kind != "indexed":
+                continue
+            out.append(Send(session.client, m.HandedBack(session.id, 0, ())))  # at least a word, so that nothing more is asked
+            for epoch, index in session.queue:
+                session.answered((epoch, index))
+                out.append(Send(session.client, m.HandedBack(session.id, epoch, (index,))))
+            given += len(session.queue)
+            session.queue.clear()
+        return out, sum(self._waits_for(job) is not None for slot in self.slots for job in slot.jobs.values()), given
+
+    @property
+    def busy(self) -> bool:
+        """Is something under way that a client waits for?"""
+        return any(self._waits_for(job) is not None for slot in self.slots for job in slot.jobs.values())
+
     # ------------------------------------------------------------------------------------------------------------- workers
 
     def joined(self, slot: int, generation: int) -> list[Action]:
@@ -194,6 +219,8 @@ class Dispatch(Comparing):
         if job is None or session is None:
             return [Tell(slot, w.Free((block,)))] if block else []  # cancelled, or its session is gone
         self._learn(session.source, message)
+        if job.key in session.making:  # another worker is at it too
+            self._hedge_answered(job)
         if block:
             self.ledger.lend(block, size_of(message), SENDER)
         return self._deliver(session, job.key, message)
@@ -201,6 +228,7 @@ class Dispatch(Comparing):
     def _learn(self, number: int, message: w.Made | w.MadeBlock) -> None:
         source = self.sources[number]
         source.seconds = message.seconds if source.seconds == 0 else 0.8 * source.seconds + 0.2 * message.seconds
+        source.recent.append(message.seconds)
         source.nbytes = max(size_of(message), int(0.9 * source.nbytes))
 
     def _deliver(self, session: Session, key: Key, message: w.Made | w.MadeBlock) -> list[Action]:
@@ -264,6 +292,8 @@ class Dispatch(Comparing):
                 continue
             if task == guilty:
                 session.tries[job.key] = session.tries.get(job.key, 0) + 1
+            if job.key in session.making:
+                continue  # a second worker is at it
             tries = session.tries.get(job.key, 0)
             if tries > self._max_retries:
                 session.answered(job.key)
@@ -277,78 +307,6 @@ class Dispatch(Comparing):
         if generation >= 0:
             out.append(Bury(slot, generation, tuple(self.ledger.names_of(slot, generation))))
         return out
-
-    # -------------------------------------------------------------------------------------------------------------- assign
-
-    def assign(self) -> list[Action]:
-        """Hand out what can be handed out now."""
-        out: list[Action] = []
-        stuck = 0
-        while self._turn and stuck < len(self._turn):
-            session = self.sessions.get(self._turn[0])
-            if session is None or not session.queue:
-                self._turn.popleft()
-                continue
-            found = self._next_stream(session) if self.sources[session.source].kind == "stream" else self._next_item(session)
-            if found is None:
-                stuck += 1
-            else:
-                stuck = 0
-                slot, key = found
-                session.queue.remove(key)
-                out.append(self._give(session, slot, key))
-            self._turn.rotate(-1)
-        return out
-
-    def _next_item(self, session: Session) -> tuple[int, Key] | None:
-        """Any worker makes any item: the one with the least to do."""
-        source = self.sources[session.source]
-        key = self.trials.next_key(session)
-        if key is None or not self._has_room(source):
-            return None
-        best, load = None, self.depth(source)
-        for number in source.slots:
-            if self._takes(number, session.source) and len(self.slots[number].jobs) < load:
-                best, load = number, len(self.slots[number].jobs)
-        return None if best is None else (best, key)
-
-    def _next_stream(self, session: Session) -> tuple[int, Key] | None:
-        """What a batch of a stream is called says which worker makes it: the first one that is wanted of a worker with room."""
-        source = self.sources[session.source]
-        if not self._has_room(source):
-            return None
-        depth = self.depth(source)
-        free = {n for n in source.slots if self._takes(n, session.source) and len(self.slots[n].jobs) < depth}
-        for key in session.queue if free else ():
-            slot, _ = source.part_of(key[1])
-            if slot in free:
-                return slot, key
-        return None
-
-    def _takes(self, number: int, source: int) -> bool:
-        return self.slots[number].ready and source in self.slots[number].serves
-
-    def _has_room(self, source: Source) -> bool:
-        # One task is always allowed: a batch larger than the cap is served alone.
-        return self._jobs == 0 or self.ledger.held_bytes + self._under_way + source.nbytes <= self._memory
-
-    def _give(self, session: Session, number: int, key: Key, look: bool = False) -> Assign:
-        source = self.sources[session.source]
-        self._next_task += 1
-        slot = self.slots[number]
-        slot.jobs[self._next_task] = Job(session, key, source.nbytes)
-        if session.id != PROBE:
-            session.making.add(key)
-            self.trials.claim(session.source, key)
-        self._jobs += 1
-        self._under_way += source.nbytes
-        return Assign(number, w.Task(self._next_task, session.source, session.id, *key, look))
-
-    def depth(self, source: Source) -> int:
-        """How many tasks of this source a worker may hold."""
-        if source.seconds <= 0:
-            return 1
-        return min(MAX_DEPTH, 1 + int(min(MAX_DEPTH, QUEUE_SECONDS / source.seconds)))  # the quotient may be inf
 
     # ------------------------------------------------------------------------------------------------------------- helpers
 
@@ -370,7 +328,7 @@ class Dispatch(Comparing):
         if job is not None:
             self._jobs -= 1
             self._under_way -= job.nbytes
-            job.session.making.discard(job.key)
+            job.session.finished(job.key)
         return job
 
     def _waits_for(self, job: Job | None) -> Session | None:
@@ -380,10 +338,15 @@ class Dispatch(Comparing):
         return job.session
 
     def _requeue(self, session: Session, key: Key) -> list[Action]:
-        """Somebody else must make it; of a stream's run that was left behind nobody can."""
+        """Somebody else must make it, if nobody is at it already; of a stream's run that was left behind nobody can."""
         if self.sources[session.source].kind == "stream" and key[0] != session.run:
             session.answered(key)
             return self._say_ended(session, [key])
+        if key in session.making:
+            return []
+        if self.draining and self.sources[session.source].kind == "indexed":
+            session.answered(key)
+            return [Send(session.client, m.HandedBack(session.id, key[0], (key[1],)))]
         session.queue.appendleft(key)
         self._enqueue(session)
         return []

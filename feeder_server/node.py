@@ -19,11 +19,13 @@ import zmq
 from feeder_server.config import ServeConfig
 from feeder_server.crew import Crew
 from feeder_server.dispatch import Dispatch
+from feeder_server.draining import Drain
 from feeder_server.folders import Folders
 from feeder_server.gate import Gate
+from feeder_server.hedging import Hedging
+from feeder_server.outcomes import Outcomes
 from feeder_server.overdue import Overdue
 from feeder_server.report import Reporter, Snapshot, progress, snapshot_of
-from feeder_server.sample import Sample, listed
 from feeder_server.supervisor import MAX_CRASHES, Lost, Supervisor
 from feeder_server.work import Action, Assign, Bury, Remove, Send, Ship, Tell, slots_of
 from feeder_wire import messages as m
@@ -65,7 +67,7 @@ class Node:
         self._sentenced: dict[int, int] = {}  # slot -> the task that its worker was killed for
         self._reporter = Reporter(time.monotonic())
         self._asking: set[bytes] = set()  # who wants to know how we are
-        self._said: list[tuple[str, Sample | None]] = [("", None) for _ in config.sources]  # outcomes and samples, in the log
+        self._drain = Drain(config.drain_timeout)
         self._supervisor: Supervisor | None = None
         self.dispatch = Dispatch(
             slots_of([s.name for s in config.sources], config.workers, config.single),
@@ -76,6 +78,8 @@ class Node:
             config.on_divergence,
             ordered=config.stream_order == "fixed",
         )
+        self._outcomes = Outcomes(self.dispatch)
+        self._hedging = Hedging(self.dispatch, config.hedge)
 
     # --------------------------------------------------------------------------------------------------- open, run, close
 
@@ -108,6 +112,10 @@ class Node:
         """Ask the loop to end; from any thread or signal handler."""
         self.stop_reason = self.stop_reason or reason
 
+    def drain(self, reason: str) -> None:
+        """Ask the loop to finish what is under way, hand back the rest, and end; from any thread or signal handler."""
+        self._drain.ask(reason)
+
     def kill(self) -> None:
         """End the workers at once; from a signal handler of a user who has lost patience."""
         if self._supervisor is not None:
@@ -125,7 +133,7 @@ class Node:
 
     def step(self, seconds: float) -> None:
         """One turn of the loop; waits at most `seconds` for something to happen. Raises as `run` does."""
-        self._poller.poll(int((0.002 if self._gate.busy else seconds) * 1000))
+        self._poller.poll(int((0.002 if self._gate.busy else self._hedging.patience(seconds, time.monotonic())) * 1000))
         now = time.monotonic()
         self._gate.authenticate()
         for client, message in self._gate.receive(now):
@@ -141,13 +149,17 @@ class Node:
         if self._fatal is None:  # else they end because of it, and nothing is to be said of that
             self._look_at_workers(now)
         self._say_outcomes()
+        self._act(self._drain.begin(self.dispatch, now))
         for block in self._gate.shipped():
             self._act(self.dispatch.shipped(block))
-        self._act(self.dispatch.assign())
+        self._act(self.dispatch.assign(now))
+        self._act(self._hedging.look(now))
         self._crew.flush()
         if self._asking:
             self._tell_status(now)
         self._gate.flush()
+        if self._drain.done(self.dispatch, self._gate, now):
+            self.stop(self._drain.reason or "")
         if now >= self._next_look:
             self._next_look = now + 0.5
             snapshot = self.snapshot()
@@ -286,19 +298,10 @@ class Node:
         return []
 
     def _say_outcomes(self) -> None:
-        # After all that has come in: an item that was looked at may change them, and so may a worker that died over one.
-        before, self._said = self._said, [(s.outcome, s.sample) for s in self.dispatch.sources]
-        for (outcome, shown), source, probe in zip(before, self.dispatch.sources, self.dispatch.trials.probes, strict=True):
-            if source.sample is not None and shown is None:
-                for line in listed(source.name, source.sample):
-                    log.info("%s", line)
-                for warning in source.sample.warnings:
-                    log.warning("source %r: %s", source.name, warning)
-            if source.outcome != outcome:
-                log.log(logging.WARNING if probe.costs else logging.INFO, "%s", source.outcome_text)
-                if probe.diverged and self._config.on_divergence == "error" and self._fatal is None:
-                    self._fatal = DivergentSource(source.outcome_text)
-                    self._fatal_remote = m.Goodbye("DivergentSource", source.outcome_text)
+        diverged = self._outcomes.say()
+        if diverged is not None and self._config.on_divergence == "error" and self._fatal is None:
+            self._fatal = DivergentSource(diverged)
+            self._fatal_remote = m.Goodbye("DivergentSource", diverged)
 
     def _load_failed(self, slot: int, report: w.LoadFailed) -> None:
         source = self.dispatch.sources[report.source]

@@ -15,11 +15,12 @@ from feeder_server.node import Node
 log = logging.getLogger("feeder.node")
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")
-"""Ctrl-C, a service manager's polite request, and Ctrl-Break of Windows."""
+"""Ctrl-C, a service manager's polite request, and Ctrl-Break, its twin on Windows."""
+POLITE = ("SIGTERM", "SIGBREAK")
 
 
 class Stopper:
-    """Signals only set a flag; the loop acts. The second one means it: kill.
+    """Signals only set a flag; the loop acts. A polite request lets what is under way be finished; the second signal means it: kill.
 
     Args:
         node: what to stop.
@@ -38,8 +39,11 @@ class Stopper:
     def handle(self, number: int, frame: FrameType | None) -> None:
         """A signal has come."""
         self._count += 1
-        if self._count == 1:
-            self._node.stop(f"it got {signal.Signals(number).name}")
+        name = signal.Signals(number).name
+        if self._count == 1 and name in POLITE:
+            self._node.drain(f"it got {name}")
+        elif self._count == 1:
+            self._node.stop(f"it got {name}")
         else:
             self._node.kill()
             os._exit(130)

@@ -77,6 +77,8 @@ class Source:
     sharded: bool = False
     stateful: bool = False  # it is told about epochs
     seconds: float = 0.0  # moving average of one batch; 0: none made yet
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=31))  # what the last ones took
+    patience: float = 1.0  # with batches that are overdue, see scheduling.py
     nbytes: int = 0  # of a recent batch
     code: bytes = b""  # digest of the user's modules
     outcome: str = ""  # of comparing its copies, a word of probe.py; empty while it isn't known
@@ -105,6 +107,7 @@ class Session:
     maps: bool
     queue: deque[Key] = field(default_factory=deque)
     making: set[Key] = field(default_factory=set)  # under way, also where nobody wants it any more
+    twice: set[Key] = field(default_factory=set)  # under way with two workers
     wanted: set[Key] = field(default_factory=set)  # queued or under way, and not cancelled
     opened: bool = False
     tries: dict[Key, int] = field(default_factory=dict)
@@ -115,6 +118,13 @@ class Session:
         """The client has got its answer, or is getting it."""
         self.wanted.discard(key)
         self.tries.pop(key, None)
+
+    def finished(self, key: Key) -> None:
+        """A worker is not at it any more; a second one may be."""
+        if key in self.twice:
+            self.twice.discard(key)
+        else:
+            self.making.discard(key)
 
     def begin_run(self, run: int) -> list[Key]:
         """Leave a stream's run for a later one; returns what is still queued of it, and has to be answered."""
@@ -160,6 +170,9 @@ class Job:
     session: Session
     key: Key
     nbytes: int  # expected
+    since: float = 0.0  # when it was given
+    ahead: int = 0  # tasks that its worker had then
+    second: bool = False  # somebody else is at the same batch, and late
 
 
 @dataclass(slots=True)

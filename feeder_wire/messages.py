@@ -1,7 +1,8 @@
 """The messages that clients and nodes exchange: data that can't be built invalid. Those of workers are in worker_messages.py.
 
     client ── Hello, Open, Ask, Cancel, Release, Close, Ping, Leave, Look ───────────────────────────▶ node
-    client ◀─ Welcome, Refuse, Opened, Inline, Lent, Part, Failed, Ended, Unknown, Progress, Retired, Pong, Goodbye, Verdict, Status ── node
+    client ◀─ Welcome, Refuse, Opened, Inline, Lent, Part, Failed, Ended, HandedBack, Unknown, Progress,
+              Retired, Pong, Goodbye, Verdict, Status ───────────────────────────────────────────────── node
 
 Every field is checked when a message is made, by the sender as well as by the receiver (`ProtocolError`), so code behind
 this file never checks again. The checks are in fields.py. docs/protocol.md describes the same in prose; frames.py puts messages into bytes.
@@ -310,6 +311,21 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class HandedBack:
+    """The node is being stopped and won't make these batches of one epoch: ask others, and nothing more of it. There may be none."""
+
+    CODE: ClassVar[int] = 35
+    session: bytes
+    epoch: int
+    indices: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        fields.session(self, self.session)
+        fields.whole(self, self.epoch)
+        object.__setattr__(self, "indices", fields.numbers(self, self.indices))
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """The node doesn't know this session (it was restarted, or the lease ran out): open it again and ask again."""
 
@@ -374,5 +390,6 @@ class Goodbye:
 
 ToNode: TypeAlias = Hello | Open | Ask | Cancel | Release | Close | Ping | Leave | Look
 ToClient: TypeAlias = (
-    Welcome | Refuse | Opened | Inline | Lent | Part | Failed | Ended | Unknown | Progress | Retired | Pong | Goodbye | Verdict | Status
+    Welcome | Refuse | Opened | Inline | Lent | Part | Failed | Ended | HandedBack | Unknown | Progress | Retired | Pong
+    | Goodbye | Verdict | Status
 )

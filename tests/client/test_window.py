@@ -52,6 +52,9 @@ class WindowMachine(RuleBasedStateMachine):
         self.window = Window(self.credits, lookahead)
         self.version = -1
         self.owed: dict[Key, int] = {}
+        self.second: dict[Key, int] = {}  # who owes it too, for the first one is late
+        self.hedged: set[Key] = set()  # not asked of the second yet
+        self.leaving: set[int] = set()
         self.stored: set[Key] = set()
         self.again: set[Key] = set()
         self.late: list[tuple[Key, int]] = []  # answers that nobody waits for any more
@@ -66,6 +69,7 @@ class WindowMachine(RuleBasedStateMachine):
             self.window.replan(self.order.upcoming(), self.order.epoch)
             self.late += [(k, node) for k, node in self.owed.items() if k[0] < self.order.epoch]
             self.owed = {k: node for k, node in self.owed.items() if k[0] >= self.order.epoch}
+            self.second = {k: node for k, node in self.second.items() if k in self.owed}
             self.stored = {k for k in self.stored if k[0] >= self.order.epoch}
             self.again = {k for k in self.again if k[0] >= self.order.epoch}
 
@@ -108,8 +112,13 @@ class WindowMachine(RuleBasedStateMachine):
         before = dict(self.owed)
         forced = self.waiting if self.urgent and self.waiting not in self.owed and self.waiting not in self.stored else None
         asked = keys_of(self.window.fill(self.order.epoch))
+        again = sorted((node, key) for node, key in asked if key in self.second)
+        assert again == sorted((self.second[key], key) for key in self.hedged & set(self.second)), "a second one is asked at once, and once"
+        self.hedged.clear()
+        asked = [(node, key) for node, key in asked if key not in self.second]
         for node, key in asked:
             assert node in self.credits.nodes, "asked of a node that is not there"
+            assert node not in self.leaving, "asked of a node that is being stopped"
             assert key not in self.owed, "asked for twice"
             assert key not in self.stored, "asked for, and it is there"
             given = key[0] == self.order.epoch and key[1] in self.order._all.given
@@ -125,9 +134,10 @@ class WindowMachine(RuleBasedStateMachine):
             if self.credits.batch_bytes and len(ahead) > 1:
                 assert (len(self.owed) + len(self.stored) - 1) * self.credits.batch_bytes <= self.memory
         self.again -= set(self.owed)
-        if forced is not None and self.credits.nodes:
+        serving = set(self.credits.nodes) - self.leaving
+        if forced is not None and serving:
             assert forced in self.owed, "the trainer waits for it"
-        if self.credits.nodes and not self.owed and not self.stored and self.order.num_batches:
+        if serving and not self.owed and not self.stored and self.order.num_batches:
             # Nothing on its way and nothing asked: only at the end of an epoch beyond which it may not look.
             assert not self.lookahead
             assert self.order.complete or (self.waiting is not None and self.order.position >= self.n)
@@ -141,10 +151,36 @@ class WindowMachine(RuleBasedStateMachine):
     def answer(self, data: st.DataObject, nbytes: int, seconds: float) -> None:
         key = data.draw(st.sampled_from(sorted(self.owed)))
         node = self.owed.pop(key)
+        second = self.second.pop(key, None)
         assert self.window.owner(key) == node
-        assert self.window.arrived(key, node, nbytes, seconds)
+        first = node if second is None or not data.draw(st.booleans(), "the second is first") else second
+        assert self.window.arrived(key, first, nbytes, seconds)
         self.stored.add(key)
         self.late.append((key, node))
+        if second is not None:
+            self.late.append((key, second))
+
+    @precondition(lambda self: self.owed)
+    @rule(data=st.data())
+    def hedge(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.owed)))
+        owner, before = self.owed[key], {number: set(node.owed) for number, node in self.credits.nodes.items()}
+        roomy = {n for n, node in self.credits.nodes.items() if len(node.owed) < max(1, self.credits.share(node))} - self.leaving - {owner}
+        done = self.window.hedge(key)
+        assert done == (key not in self.second and bool(roomy))
+        if done:
+            (self.second[key],) = [number for number, node in self.credits.nodes.items() if node.owed != before[number]]
+            assert self.second[key] in roomy
+            self.hedged.add(key)
+
+    @precondition(lambda self: self.credits.nodes if hasattr(self, "credits") else False)
+    @rule(data=st.data())
+    def hand_back(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.credits.nodes)))
+        mine = sorted(self.credits.nodes[number].owed)
+        keys = [key for key in mine if data.draw(st.booleans())] + [(9, 9)]
+        self.leaving.add(number)
+        assert self.window.handed_back(number, keys) == self.forget(number, keys)
 
     @precondition(lambda self: self.late)
     @rule(data=st.data())
@@ -163,13 +199,20 @@ class WindowMachine(RuleBasedStateMachine):
         lost = self.forget(number)
         assert self.window.node_lost(number) == lost
 
-    def forget(self, number: int) -> int:
-        lost = [k for k, node in self.owed.items() if node == number]
-        for key in lost:
-            del self.owed[key]
+    def forget(self, number: int, keys: list[Key] | None = None) -> int:
+        if keys is None:
+            self.leaving.discard(number)
+        lost = 0
+        for key in [k for k in self.owed if number in (self.owed[k], self.second.get(k)) and (keys is None or k in keys)]:
             self.late.append((key, number))
-        self.again |= set(lost)
-        return len(lost)
+            second = self.second.pop(key, None)
+            if second is None:
+                del self.owed[key]
+                self.again.add(key)
+                lost += 1
+            elif second != number:
+                self.owed[key] = second
+        return lost
 
     # ------------------------------------------------------------------------------------------------------ always
 
@@ -179,7 +222,8 @@ class WindowMachine(RuleBasedStateMachine):
             return
         assert (self.window.owed, self.window.stored) == (len(self.owed), len(self.stored))
         for number, node in self.credits.nodes.items():
-            assert node.owed == {k for k, owner in self.owed.items() if owner == number}
+            assert node.owed == {k for k in self.owed if number in (self.owed[k], self.second.get(k))}
+        assert not any(self.owed[k] == node for k, node in self.second.items()), "twice of the same node"
 
     def teardown(self) -> None:
         """When the nodes answer, the trainer gets every batch that it asks for, two epochs long."""
@@ -203,6 +247,7 @@ class WindowMachine(RuleBasedStateMachine):
             for key, node in list(self.owed.items()):
                 assert self.window.arrived(key, node, 10, 0.01)
                 self.stored.add(self.owed.pop(key) is not None and key)
+                self.second.pop(key, None)
             self.the_books_agree()
         pytest.fail(f"waits for {self.waiting} for ever")
 

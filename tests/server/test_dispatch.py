@@ -11,8 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from feeder_server.dispatch import MAX_DEPTH, MAX_WHY, QUEUE_SECONDS, Dispatch
+from feeder_server.dispatch import MAX_WHY, Dispatch
 from feeder_server.probe import Step
+from feeder_server.scheduling import HEDGE_FACTOR, HEDGE_SAMPLES, HEDGE_SECONDS, MAX_DEPTH, MAX_PATIENCE, QUEUE_SECONDS
 from feeder_server.work import Action, Assign, Bury, Key, Remove, Send, Session, Ship, Source, Tell, slots_of
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
@@ -110,6 +111,8 @@ class DispatchMachine(RuleBasedStateMachine):
         self.given: Counter[tuple[int, int, int, int]] = Counter()  # sharded: (session, run, slot, number)
         self.disturbed: set[tuple[int, int]] = set()  # (session, run) left before its end
         self.task_of: dict[int, w.Task] = {}
+        self.now = 0.0
+        self.drained = False
         for slot in range(slots):
             self.join(slot)
 
@@ -168,6 +171,13 @@ class DispatchMachine(RuleBasedStateMachine):
             case m.Failed():
                 self.answered(client, message)
                 assert message.error.kind in ("SourceError", "WorkerCrashed")
+            case m.HandedBack():
+                assert self.drained
+                session = self.sessions[message.session]
+                assert client == a_client(session.client)
+                assert self.specs[session.source].kind == "indexed"
+                for index in message.indices:
+                    session.wanted.remove((message.epoch, index))
             case m.Ended():
                 self.answered(client, message)
                 session = self.sessions[message.session]
@@ -318,7 +328,8 @@ class DispatchMachine(RuleBasedStateMachine):
     def assign(self) -> None:
         jobs = Counter({slot: len(place.jobs) for slot, place in enumerate(self.d.slots)})
         under_way = sum(job.nbytes for place in self.d.slots for job in place.jobs.values())
-        actions = self.d.assign()
+        actions = self.d.assign(self.now)
+        assert not (actions and self.drained), "nothing new is begun"
         for action in actions:
             assert isinstance(action, Assign)
             source = self.d.sources[action.task.source]
@@ -328,7 +339,47 @@ class DispatchMachine(RuleBasedStateMachine):
             jobs[action.slot] += 1
             under_way += source.nbytes
         self.act(actions)
-        assert self.d.assign() == [], "it could have been handed out at once"
+        assert self.d.assign(self.now) == [], "it could have been handed out at once"
+
+    @rule(seconds=st.sampled_from([0.01, 0.3, 5.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def hedge(self) -> None:
+        idle = {number for number, slot in enumerate(self.d.slots) if slot.ready and not slot.jobs}
+        under_way = Counter((job.session.id, job.key) for slot in self.d.slots for job in slot.jobs.values())
+        room = self.memory - self.held() - self.d._under_way
+        actions, said = self.d.hedge(self.now)
+        assert len(actions) == len(said)
+        assert not (actions and self.drained), "nothing new is begun"
+        for action, one in zip(actions, said, strict=True):
+            assert isinstance(action, Assign)
+            assert action.slot in idle, "it has something better to do"
+            idle.remove(action.slot)
+            assert one.age >= HEDGE_SECONDS
+            assert one.age >= HEDGE_FACTOR * one.usual
+            assert under_way[action.task.copy, (action.task.epoch, action.task.index)] == 1, "by two at most"
+            room -= self.d.sources[action.task.source].nbytes
+            assert room >= 0
+            assert self.specs[action.task.source].kind == "indexed"
+        self.act(actions)
+        at = self.d.hedge_at
+        assert at is None or at > self.now
+
+    @precondition(lambda self: not self.drained)
+    @rule(really=st.integers(0, 9))
+    def drain(self, really: int) -> None:
+        if really:
+            return
+        self.drained = True
+        asked = sum(len(s.queue) for s in self.d.sessions.values() if self.d.sources[s.source].kind == "indexed")
+        actions, left, given = self.d.drain()
+        assert given == asked
+        assert left == sum(self.d._waits_for(job) is not None for slot in self.d.slots for job in slot.jobs.values())
+        told = {a.message.session for a in actions if isinstance(a, Send) and isinstance(a.message, m.HandedBack)}
+        assert told == {i for i, s in self.sessions.items() if self.d.sources[s.source].kind == "indexed"}
+        self.act(actions)
 
     def held(self) -> int:
         return sum(size for block, (size, _) in self.lent.items() if block in self.lent_now())
@@ -402,8 +453,9 @@ class DispatchMachine(RuleBasedStateMachine):
         for id_, session in self.sessions.items():
             known = self.d.sessions[id_]
             assert known.wanted == session.wanted
-            under_way = [job.key for place in self.d.slots for job in place.jobs.values() if job.session is known]
-            assert len(set(under_way)) == len(under_way), "one batch made twice at a time"
+            under_way = Counter(job.key for place in self.d.slots for job in place.jobs.values() if job.session is known)
+            assert {key for key, times in under_way.items() if times > 1} == known.twice, "one batch made twice at a time"
+            assert max(under_way.values(), default=0) <= 2
             assert set(under_way) == known.making
             assert len(set(known.queue)) == len(known.queue)
             assert not set(known.queue) & known.making
@@ -419,13 +471,13 @@ class DispatchMachine(RuleBasedStateMachine):
         assert self.d._jobs == sum(len(place.jobs) for place in self.d.slots)
 
     def teardown(self) -> None:
-        """With workers that live and answer, every request is answered."""
+        """With workers that live and answer, every request is answered; of one that is being stopped, all that was begun."""
         if not hasattr(self, "d"):
             return
         for slot in range(len(self.d.slots)):
             self.join(slot)
         for _ in range(2000):
-            if not any(s.wanted for s in self.sessions.values()):
+            if not any(s.wanted for s in self.sessions.values()) or (self.drained and not self.d.busy):
                 break
             self.assign()
             busy = [slot for slot, p in self.workers.items() if p.tasks]
@@ -433,7 +485,7 @@ class DispatchMachine(RuleBasedStateMachine):
             for slot in busy:
                 self.make(slot, "block", 2000, 0.01)
             self.the_books_agree()
-        assert not any(s.wanted for s in self.sessions.values())
+        assert not any(s.wanted for s in self.sessions.values() if not self.drained or self.specs[s.source].kind == "indexed")
         for client in (0, 1):
             self.lose_client(client)
         for block in [b for b in self.lent_now()]:

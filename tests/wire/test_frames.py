@@ -64,6 +64,7 @@ MESSAGES: dict[type[Any], st.SearchStrategy[Any]] = {
     m.Part: st.builds(lambda s, e, i, h, z, t: m.Part(s, e, i, h, z[0], z[1], t), ids, whole, whole, heads, sizes, seconds),
     m.Failed: st.builds(m.Failed, ids, whole, whole, errors),
     m.Ended: st.builds(m.Ended, ids, whole, whole),
+    m.HandedBack: st.builds(m.HandedBack, ids, whole, st.lists(whole, max_size=5).map(tuple)),
     m.Unknown: st.builds(m.Unknown, ids),
     m.Progress: st.builds(m.Progress, ids, texts),
     m.Retired: st.builds(m.Retired, blocks),

@@ -37,6 +37,7 @@ GOOD: list[Any] = [
     m.Part(ID, 0, 1, b"head", 10, 20, 0.5),
     m.Failed(ID, 0, 1, ERROR),
     m.Ended(ID, 0, 1),
+    m.HandedBack(ID, 0, (1, 2)),
     m.Unknown(ID),
     m.Progress(ID, TEXT),
     m.Retired((BLOCK,)),

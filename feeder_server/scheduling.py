@@ -1,0 +1,192 @@
+"""The part of `dispatch.Dispatch` that hands out work: what is queued, and a second time what is overdue. PURE: time is an argument.
+
+    session queues ──assign()──▶ slots        a slot whose batch is overdue ──hedge()──▶ an idle slot: the first answer wins
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from dataclasses import dataclass
+
+from feeder_server.comparing import Comparing
+from feeder_server.trials import PROBE
+from feeder_server.work import Action, Assign, Job, Key, Session, Source
+from feeder_wire import worker_messages as w
+
+MAX_DEPTH = 64
+QUEUE_SECONDS = 0.010
+"""Work that a worker may hold ahead: about fifty round trips, and little enough that nothing waits behind it."""
+HEDGE_FACTOR = 4.0
+"""Times of a usual batch after which one is overdue."""
+MAX_PATIENCE = 16.0
+"""By how much that grows where the second worker is not the faster one."""
+HEDGE_SECONDS = 0.05
+"""Nothing is overdue before that: less is the jitter of a busy machine."""
+HEDGE_SAMPLES = 8
+"""Batches from which on it is known what is usual."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hedged:
+    """A batch that was given to a second worker, for the log. Times in seconds."""
+
+    key: Key
+    source: str
+    slow: int
+    other: int
+    age: float
+    usual: float
+
+
+class Scheduling(Comparing):
+    """See the module. What the state means, `Dispatch` says.
+
+    Attributes:
+        hedged: batches that were given to a second worker.
+        hedges_won: how often the second one was first.
+        draining: nothing new is begun.
+        hedge_at: when to call `hedge` again; None: not before something else has happened.
+    """
+
+    hedged = hedges_won = 0
+    hedge_at: float | None = None
+    draining: bool
+    _memory: int
+    _jobs: int
+    _under_way: int
+    _next_task: int
+    _turn: deque[bytes]
+    _now = 0.0
+
+    def assign(self, now: float = 0.0) -> list[Action]:
+        """Hand out what can be handed out at the time `now`."""
+        self._now = now
+        out: list[Action] = []
+        if self.draining:
+            return out
+        stuck = 0
+        while self._turn and stuck < len(self._turn):
+            session = self.sessions.get(self._turn[0])
+            if session is None or not session.queue:
+                self._turn.popleft()
+                continue
+            found = self._next_stream(session) if self.sources[session.source].kind == "stream" else self._next_item(session)
+            if found is None:
+                stuck += 1
+            else:
+                stuck = 0
+                slot, key = found
+                session.queue.remove(key)
+                out.append(self._give(session, slot, key))
+            self._turn.rotate(-1)
+        return out
+
+    def _next_item(self, session: Session) -> tuple[int, Key] | None:
+        """Any worker makes any item: the one with the least to do."""
+        source = self.sources[session.source]
+        key = self.trials.next_key(session)
+        if key is None or not self._has_room(source):
+            return None
+        best, load = None, self.depth(source)
+        for number in source.slots:
+            if self._takes(number, session.source) and len(self.slots[number].jobs) < load:
+                best, load = number, len(self.slots[number].jobs)
+        return None if best is None else (best, key)
+
+    def _next_stream(self, session: Session) -> tuple[int, Key] | None:
+        """What a batch of a stream is called says which worker makes it: the first one that is wanted of a worker with room."""
+        source = self.sources[session.source]
+        if not self._has_room(source):
+            return None
+        depth = self.depth(source)
+        free = {n for n in source.slots if self._takes(n, session.source) and len(self.slots[n].jobs) < depth}
+        for key in session.queue if free else ():
+            slot, _ = source.part_of(key[1])
+            if slot in free:
+                return slot, key
+        return None
+
+    def _takes(self, number: int, source: int) -> bool:
+        return self.slots[number].ready and source in self.slots[number].serves
+
+    def _has_room(self, source: Source) -> bool:
+        # One task is always allowed: a batch larger than the cap is served alone.
+        return self._jobs == 0 or self.ledger.held_bytes + self._under_way + source.nbytes <= self._memory
+
+    def _give(self, session: Session, number: int, key: Key, look: bool = False) -> Assign:
+        source = self.sources[session.source]
+        self._next_task += 1
+        slot = self.slots[number]
+        slot.jobs[self._next_task] = Job(session, key, source.nbytes, self._now, len(slot.jobs))
+        if session.id != PROBE:
+            session.making.add(key)
+            self.trials.claim(session.source, key)
+        self._jobs += 1
+        self._under_way += source.nbytes
+        return Assign(number, w.Task(self._next_task, session.source, session.id, *key, look))
+
+    def depth(self, source: Source) -> int:
+        """How many tasks of this source a worker may hold."""
+        if source.seconds <= 0:
+            return 1
+        return min(MAX_DEPTH, 1 + int(min(MAX_DEPTH, QUEUE_SECONDS / source.seconds)))  # the quotient may be inf
+
+    # --------------------------------------------------------------------------------------------------------------- hedging
+
+    def hedge(self, now: float) -> tuple[list[Action], list[Hedged]]:
+        """Give what is overdue to workers that have nothing to do, the first of a client's batches first.
+
+        To be called after `assign`: a worker that is idle then has nothing better to do. A batch is made by two workers at most; of
+        a source with one owner, or a stream, by one.
+        """
+        self.hedge_at = None
+        idle = [number for number, slot in enumerate(self.slots) if slot.ready and not slot.jobs]
+        if not idle or self.draining:
+            return [], []
+        self._now = now
+        due = sorted(self._due(), key=lambda found: found[1:3])
+        out: list[Action] = []
+        said = []
+        for when, key, slow, job in due:
+            source = self.sources[job.session.source]
+            other = next((number for number in idle if self._takes(number, job.session.source)), None)
+            if other is None or not self._has_room(source):
+                continue
+            if when > now:
+                self.hedge_at = when if self.hedge_at is None else min(when, self.hedge_at)
+                continue
+            idle.remove(other)
+            job.session.twice.add(key)
+            self.hedged += 1
+            out.append(self._give(job.session, other, key))
+            next(reversed(self.slots[other].jobs.values())).second = True
+            said.append(Hedged(key, source.name, slow, other, now - job.since, statistics.median(source.recent)))
+        return out, said
+
+    def _due(self) -> list[tuple[float, Key, int, Job]]:
+        """(when it is overdue, batch, worker, job) of all that another worker could make too."""
+        usual = [statistics.median(source.recent) if len(source.recent) >= HEDGE_SAMPLES else None for source in self.sources]
+        out = []
+        for number, slot in enumerate(self.slots):
+            for job in slot.jobs.values():
+                if self._may_be_hedged(job) and (seconds := usual[job.session.source]) is not None:
+                    patience = HEDGE_FACTOR * self.sources[job.session.source].patience
+                    out.append((job.since + max(HEDGE_SECONDS, patience * seconds * (1 + job.ahead)), job.key, number, job))
+        return out
+
+    def _may_be_hedged(self, job: Job) -> bool:
+        session = job.session
+        if session.id == PROBE or job.second or job.key in session.twice or self._waits_for(job) is None:
+            return False
+        source = self.sources[session.source]
+        return source.kind == "indexed" and not source.exclusive and len(source.slots) > 1
+
+    def _hedge_answered(self, job: Job) -> None:
+        """The first answer to a batch that two workers were at has come: were we right to give it to the second?"""
+        source = self.sources[job.session.source]
+        if job.second:
+            self.hedges_won += 1
+            source.patience = max(1.0, source.patience / 2)
+        else:  # some batches are just longer than others
+            source.patience = min(MAX_PATIENCE, source.patience * 2)
