@@ -103,7 +103,7 @@ class Dispatch(Scheduling):
             return [Send(client, m.Unknown(message.session))]
         out: list[Action] = []
         if self.draining and self.sources[session.source].kind == "indexed":
-            return [Send(client, m.HandedBack(session.id, message.epoch, message.indices))]
+            return self._hand_back(session, message)
         if self.sources[session.source].kind == "stream":
             if message.epoch < session.run:
                 return [Send(client, m.Ended(session.id, message.epoch, i)) for i in message.indices]
@@ -176,6 +176,12 @@ class Dispatch(Scheduling):
             given += len(session.queue)
             session.queue.clear()
         return out, sum(self._waits_for(job) is not None for slot in self.slots for job in slot.jobs.values()), given
+
+    def _hand_back(self, session: Session, message: m.Ask) -> list[Action]:
+        keys = {(message.epoch, index) for index in message.indices}
+        session.wanted |= keys & session.making
+        back = sorted(keys - session.making)
+        return [Send(session.client, m.HandedBack(session.id, message.epoch, tuple(index for _, index in back)))]
 
     @property
     def busy(self) -> bool:

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from feeder_server.dispatch import MAX_WHY, Dispatch
 from feeder_server.probe import Step
-from feeder_server.scheduling import HEDGE_FACTOR, HEDGE_SAMPLES, HEDGE_SECONDS, MAX_DEPTH, MAX_PATIENCE, QUEUE_SECONDS
+from feeder_server.scheduling import HEDGE_FACTOR, HEDGE_SAMPLES, HEDGE_SECONDS, MAX_DEPTH, QUEUE_SECONDS
 from feeder_server.work import Action, Assign, Bury, Key, Remove, Send, Session, Ship, Source, Tell, slots_of
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
@@ -94,13 +94,25 @@ class DispatchMachine(RuleBasedStateMachine):
         length=st.integers(0, 4),
         memory=st.sampled_from([1, 1000, 3000, MANY]),
         retries=st.integers(0, 2),
+        known=st.booleans(),
+        drains=st.booleans(),
     )
-    def begin(self, slots: int, kinds: list[str], single: bool, length: int, memory: int, retries: int) -> None:
+    def begin(
+        self, slots: int, kinds: list[str], single: bool, length: int, memory: int, retries: int, known: bool, drains: bool
+    ) -> None:
+        self.begin_with(slots, kinds, single, length, memory, retries, known, drains)
+
+    def begin_with(
+        self, slots: int, kinds: list[str], single: bool, length: int, memory: int, retries: int, known: bool, drains: bool
+    ) -> None:
+        """Build it."""
         sources = slots_of([f"{i}" for i in range(len(kinds))], slots, single)
         self.specs = [
             Spec("indexed" if k == "indexed" else "stream", s.slots, k == "sharded", length) for k, s in zip(kinds, sources, strict=True)
         ]
         self.memory, self.retries = memory, retries
+        for source in sources if known else ():  # what a batch takes, so that some are overdue
+            source.recent.extend([0.01] * HEDGE_SAMPLES)
         self.d = Uncompared(sources, slots, memory, retries, probing=False)
         self.workers: dict[int, Process] = {}
         self.generations = itertools.count()
@@ -112,7 +124,7 @@ class DispatchMachine(RuleBasedStateMachine):
         self.disturbed: set[tuple[int, int]] = set()  # (session, run) left before its end
         self.task_of: dict[int, w.Task] = {}
         self.now = 0.0
-        self.drained = False
+        self.drains, self.drained = drains, False
         for slot in range(slots):
             self.join(slot)
 
@@ -263,6 +275,23 @@ class DispatchMachine(RuleBasedStateMachine):
         session.wanted |= {(epoch, i) for i in indices}
         self.act(self.d.ask(a_client(session.client), m.Ask(id_, epoch, indices)))
 
+    @rule(data=st.data(), number=st.integers(0, 3), epoch=st.integers(0, 2))
+    def ask_and_assign(self, data: st.DataObject, number: int, epoch: int) -> None:
+        """What mostly happens. Without it the rules that end something would leave the machine with nothing to do."""
+        if not self.sessions:
+            self.open(number=number, client=0, data=data, maps=True)
+        for slot in range(len(self.d.slots)):
+            self.join(slot=slot)
+        self.ask(data=data, count=2, epoch=epoch, next_run=5)
+        self.assign()
+
+    @rule(data=st.data(), number=st.integers(0, 3), seconds=st.sampled_from([0.01, 0.3, 5.0]))
+    def ask_and_wait(self, data: st.DataObject, number: int, seconds: float) -> None:
+        """One worker is at something, and time passes."""
+        self.ask_and_assign(data=data, number=number, epoch=0)
+        self.now += seconds
+        self.hedge()
+
     @rule(number=st.integers(0, 4), client=st.integers(0, 2))
     def ask_for_what_is_another_s(self, number: int, client: int) -> None:
         session = self.sessions.get(a_session(number))
@@ -367,11 +396,9 @@ class DispatchMachine(RuleBasedStateMachine):
         at = self.d.hedge_at
         assert at is None or at > self.now
 
-    @precondition(lambda self: not self.drained)
-    @rule(really=st.integers(0, 9))
-    def drain(self, really: int) -> None:
-        if really:
-            return
+    @precondition(lambda self: self.drains and not self.drained)
+    @rule()
+    def drain(self) -> None:
         self.drained = True
         asked = sum(len(s.queue) for s in self.d.sessions.values() if self.d.sources[s.source].kind == "indexed")
         actions, left, given = self.d.drain()
@@ -493,8 +520,24 @@ class DispatchMachine(RuleBasedStateMachine):
         assert self.d.ledger.held_bytes == len(self.d.ledger) == 0
 
 
-def test_any_order_of_events() -> None:
-    run_state_machine_as_test(DispatchMachine, settings=SETTINGS)
+class Overdue(DispatchMachine):
+    """With batches that are given to a second worker: the sources are such that it may happen often."""
+
+    @initialize(
+        slots=st.integers(2, 3),
+        streams=st.booleans(),
+        memory=st.sampled_from([3000, MANY, MANY]),
+        retries=st.integers(0, 2),
+        drains=st.sampled_from([False, False, True]),
+    )
+    def begin(self, slots: int, streams: bool, memory: int, retries: int, drains: bool) -> None:  # type: ignore[override]
+        kinds = ["indexed", "stream"] if streams else ["indexed"]
+        self.begin_with(slots, kinds, False, 4, memory, retries, True, drains)
+
+
+@pytest.mark.parametrize("machine", [DispatchMachine, Overdue])
+def test_any_order_of_events(machine: type[DispatchMachine]) -> None:
+    run_state_machine_as_test(machine, settings=SETTINGS)
 
 
 # --------------------------------------------------------------------------------------------------------- rule by rule
