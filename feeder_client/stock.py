@@ -20,6 +20,10 @@ from feeder_wire.messages import MAX_INDEX
 
 log = logging.getLogger("feeder.client")
 
+HEDGE_FACTOR = 8.0
+"""Times of a usual batch after which the node that owes the next one is late: its workers have others to make before it."""
+HEDGE_SECONDS = 0.1
+"""Nothing is late before that, but on a node of which it is known that it is so much slower."""
 KNOWN_AFTER = 4
 """Batches of a node from which on it is known what it takes for one."""
 
@@ -107,10 +111,14 @@ class IndexedStock:
         """See `Window.hedge`."""
         return self._window.hedge(key)
 
-    def usual_seconds(self) -> float | None:
-        """What the quickest node takes for a batch, lately; None: there is no other node, or nothing is known yet."""
-        nodes = self._window.credits.nodes.values()
-        return min((node.seconds for node in nodes if node.delivered >= KNOWN_AFTER), default=None) if len(nodes) > 1 else None
+    def patience(self, key: Key) -> float | None:
+        """Seconds to wait for the node that owes the next batch, before `hedge`; None: there is no other, or nothing is known of it."""
+        nodes, owner = self._window.credits.nodes, self._window.owner(key)
+        others = [node.seconds for number, node in nodes.items() if number != owner and node.delivered >= KNOWN_AFTER]
+        if owner is None or not others:
+            return None
+        late = HEDGE_FACTOR * min(others)
+        return 0.0 if nodes[owner].seconds > late else max(HEDGE_SECONDS, late)
 
     def handed_back(self, node: int, epoch: int, indices: tuple[int, ...]) -> int:
         """See `Window.handed_back`."""
@@ -234,8 +242,8 @@ class StreamStock:
         """What one node has of a stream, no other has."""
         return False
 
-    def usual_seconds(self) -> float | None:
-        """Not of use here."""
+    def patience(self, key: Key) -> float | None:
+        """For ever."""
         return None
 
     def handed_back(self, node: int, epoch: int, indices: tuple[int, ...]) -> int:

@@ -29,10 +29,6 @@ SINGLE = "single"
 """What a node says of a source that only one of its workers may serve; a word of feeder_server/probe.py."""
 SLICE = 0.2
 """Longest single wait: on Windows Ctrl-C is not seen inside one."""
-HEDGE_FACTOR = 8.0
-"""Times of a usual batch after which the node that owes the next one is late: its workers have others to make before it."""
-HEDGE_SECONDS = 0.1
-"""Nothing is late before that."""
 
 
 class PassEnded(Exception):
@@ -71,10 +67,10 @@ class Waiting:
 
     def _hedge(self, key: Key, stock: Stock, wait: LongWait) -> float:
         """Ask a second node where the one that owes the batch is late. Returns how long to wait until the next look."""
-        usual = stock.usual_seconds() if self.options.hedge else None
-        if usual is None or any(node.outcome == SINGLE for node in self.roster.nodes):
+        patience = stock.patience(key) if self.options.hedge else None
+        if patience is None or any(node.outcome == SINGLE for node in self.roster.nodes):
             return SLICE
-        left = max(HEDGE_SECONDS, HEDGE_FACTOR * usual) - wait.seconds(time.monotonic())
+        left = patience - wait.seconds(time.monotonic())
         if left > 0:
             return min(SLICE, left)
         if stock.hedge(key):

@@ -41,6 +41,7 @@ class Node:
     owed: set[Key] = field(default_factory=set)
     seconds: float = 0.0  # moving average of one batch
     delivered: int = 0
+    late: set[Key] = field(default_factory=set)  # another node was first, and this one is still at it
     leaving: bool = False  # it is being stopped, and takes nothing new
 
 
@@ -84,7 +85,7 @@ class Credits:
         for number, node in self.nodes.items():
             if node.leaving or not usable(number):
                 continue
-            used = len(node.owed) / max(1, self.share(node))
+            used = (len(node.owed) + len(node.late)) / max(1, self.share(node))
             if used < load and (forced or used < 1):
                 best, load = number, used
         return best
@@ -134,6 +135,8 @@ class Window:
         self._forced.clear()
         for key in [k for k in self._owed if k[0] < epoch]:
             self._settle(key)
+        for node in self.credits.nodes.values():
+            node.late = {k for k in node.late if k[0] >= epoch}
         self._stored = {k for k in self._stored if k[0] >= epoch}
         self._again = deque(k for k in self._again if k[0] >= epoch)
 
@@ -141,6 +144,8 @@ class Window:
         """Give up all that is under way and all that is stored: the position is another one."""
         for key in list(self._owed):
             self._settle(key)
+        for node in self.credits.nodes.values():
+            node.late.clear()
         self._stored.clear()
         self._again.clear()
         self._urgent.clear()
@@ -179,6 +184,7 @@ class Window:
             return False
         self._owed[key] = node
         self.credits.nodes[node].owed.add(key)
+        self.credits.nodes[node].late.discard(key)
         chosen.append((node, key))
         # Also where it was asked for out of its turn: when its turn comes it may have been taken, and nobody would take it again.
         if key in self._again:
@@ -201,6 +207,7 @@ class Window:
             return False
         self._second[key] = other
         self.credits.nodes[other].owed.add(key)
+        self.credits.nodes[other].late.discard(key)
         self._hedges.append(key)
         return True
 
@@ -215,8 +222,13 @@ class Window:
     def arrived(self, key: Key, node: int, nbytes: int, seconds: float) -> bool:
         """A batch has come. False: nobody wants it (any more), or it came before."""
         self.credits.learn(node, nbytes, seconds)
+        if node in self.credits.nodes:
+            self.credits.nodes[node].late.discard(key)
         if key not in self._owed:
             return False
+        for loser in (self._owed[key], self._second.get(key, node)):
+            if loser != node:  # it is at it all the same: until it answers, it has that much less room
+                self.credits.nodes[loser].late.add(key)
         self._settle(key)
         self._stored.add(key)
         return True

@@ -1,6 +1,6 @@
 """The part of `dispatch.Dispatch` that hands out work: what is queued, and a second time what is overdue. PURE: time is an argument.
 
-    session queues ──assign()──▶ slots        a slot whose batch is overdue ──hedge()──▶ an idle slot: the first answer wins
+session queues ──assign()──▶ slots        a slot whose batch is overdue ──hedge()──▶ an idle slot: the first answer wins
 """
 
 from __future__ import annotations

@@ -390,6 +390,20 @@ class Goodbye:
 
 ToNode: TypeAlias = Hello | Open | Ask | Cancel | Release | Close | Ping | Leave | Look
 ToClient: TypeAlias = (
-    Welcome | Refuse | Opened | Inline | Lent | Part | Failed | Ended | HandedBack | Unknown | Progress | Retired | Pong
-    | Goodbye | Verdict | Status
+    Welcome
+    | Refuse
+    | Opened
+    | Inline
+    | Lent
+    | Part
+    | Failed
+    | Ended
+    | HandedBack
+    | Unknown
+    | Progress
+    | Retired
+    | Pong
+    | Goodbye
+    | Verdict
+    | Status
 )

@@ -159,13 +159,16 @@ class WindowMachine(RuleBasedStateMachine):
         self.late.append((key, node))
         if second is not None:
             self.late.append((key, second))
+            loser = second if first == node else node
+            assert key in self.credits.nodes[loser].late, "it is at it all the same"
 
     @precondition(lambda self: self.owed)
     @rule(data=st.data())
     def hedge(self, data: st.DataObject) -> None:
         key = data.draw(st.sampled_from(sorted(self.owed)))
         owner, before = self.owed[key], {number: set(node.owed) for number, node in self.credits.nodes.items()}
-        roomy = {n for n, node in self.credits.nodes.items() if len(node.owed) < max(1, self.credits.share(node))} - self.leaving - {owner}
+        used = {n: len(node.owed) + len(node.late) for n, node in self.credits.nodes.items()}
+        roomy = {n for n, node in self.credits.nodes.items() if used[n] < max(1, self.credits.share(node))} - self.leaving - {owner}
         done = self.window.hedge(key)
         assert done == (key not in self.second and bool(roomy))
         if done:
@@ -188,6 +191,7 @@ class WindowMachine(RuleBasedStateMachine):
         key, node = data.draw(st.sampled_from(self.late))
         if key not in self.owed:
             assert not self.window.arrived(key, node, 10, 0.01)
+            assert node not in self.credits.nodes or key not in self.credits.nodes[node].late
 
     @rule(number=st.integers(0, 2), workers=st.integers(0, 3))
     def open_node(self, number: int, workers: int) -> None:
@@ -223,6 +227,7 @@ class WindowMachine(RuleBasedStateMachine):
         assert (self.window.owed, self.window.stored) == (len(self.owed), len(self.stored))
         for number, node in self.credits.nodes.items():
             assert node.owed == {k for k in self.owed if number in (self.owed[k], self.second.get(k))}
+            assert not node.owed & node.late
         assert not any(self.owed[k] == node for k, node in self.second.items()), "twice of the same node"
 
     def teardown(self) -> None:
@@ -252,6 +257,7 @@ class WindowMachine(RuleBasedStateMachine):
         pytest.fail(f"waits for {self.waiting} for ever")
 
 
+@pytest.mark.timeout(300)
 def test_any_interleaving() -> None:
     run_state_machine_as_test(WindowMachine, settings=SETTINGS)
 

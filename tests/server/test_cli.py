@@ -78,7 +78,22 @@ class TestServe:
         ]
 
     def test_all_options(self, config: Callable[..., ServeConfig]) -> None:
-        numbers = ["-w", 3, "--seed", 9, "--memory", "2GiB", "--max-retries", 0, "--threads", 4, "--batch-timeout", "2.5", "--drain-timeout", "3"]
+        numbers = [
+            "-w",
+            3,
+            "--seed",
+            9,
+            "--memory",
+            "2GiB",
+            "--max-retries",
+            0,
+            "--threads",
+            4,
+            "--batch-timeout",
+            "2.5",
+            "--drain-timeout",
+            "3",
+        ]
         made = config("a.py:b", "-b", "tcp://127.0.0.1:0", *numbers, "--single", "--gpu", "--no-hedge")
         assert (made.bind, made.workers, made.seed, made.memory, made.max_retries) == ("tcp://127.0.0.1:0", 3, 9, 2 << 30, 0)
         assert (made.single, made.gpu, made.threads, made.batch_timeout) == (True, True, 4, 2.5)

@@ -19,7 +19,7 @@ from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
 from feeder_wire.errors import RemoteError
 
-SETTINGS = settings(deadline=None, database=None, max_examples=200, stateful_step_count=60)
+SETTINGS = settings(deadline=None, database=None, max_examples=120, stateful_step_count=60)
 MANY = 1 << 40
 OOPS = RemoteError("SourceError", "ValueError", ("ValueError",), "oops", "")
 
@@ -97,9 +97,7 @@ class DispatchMachine(RuleBasedStateMachine):
         known=st.booleans(),
         drains=st.booleans(),
     )
-    def begin(
-        self, slots: int, kinds: list[str], single: bool, length: int, memory: int, retries: int, known: bool, drains: bool
-    ) -> None:
+    def begin(self, slots: int, kinds: list[str], single: bool, length: int, memory: int, retries: int, known: bool, drains: bool) -> None:
         self.begin_with(slots, kinds, single, length, memory, retries, known, drains)
 
     def begin_with(
@@ -535,6 +533,7 @@ class Overdue(DispatchMachine):
         self.begin_with(slots, kinds, False, 4, memory, retries, True, drains)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("machine", [DispatchMachine, Overdue])
 def test_any_order_of_events(machine: type[DispatchMachine]) -> None:
     run_state_machine_as_test(machine, settings=SETTINGS)

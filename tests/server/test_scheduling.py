@@ -1,4 +1,4 @@
-"""Batches that are overdue: who gets them too, when, and when not; and a node that is being stopped. The state machine is in test_dispatch.py."""
+"""Batches that are overdue: who gets them too, when, and when not; and a node that is being stopped. More in test_dispatch.py."""
 
 from __future__ import annotations
 

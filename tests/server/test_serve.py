@@ -36,6 +36,9 @@ class FakeNode:
         self.did.append(f"stop: {reason}")
         self.stop_reason = reason
 
+    def drain(self, reason: str) -> None:
+        self.did.append(f"drain: {reason}")
+
     def kill(self) -> None:
         self.did.append("kill")
 
@@ -82,7 +85,7 @@ class TestStopper:
         stopper = Stopper(node)  # type: ignore[arg-type]
         stopper.handle(signal.SIGTERM, None)
         stopper.handle(signal.SIGINT, None)
-        assert (node.did, exits) == (["stop: it got SIGTERM", "kill"], [130])
+        assert (node.did, exits) == (["drain: it got SIGTERM", "kill"], [130])
 
     @pytest.mark.usefixtures("own_signals")
     def test_installs_what_the_system_has(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +108,7 @@ class TestStopper:
         stopper = Stopper(node)  # type: ignore[arg-type]
         stopper.handle(21, None)
         stopper.handle(21, None)
-        assert (node.did, exits) == (["stop: it got SIGBREAK", "kill"], [130])
+        assert (node.did, exits) == (["drain: it got SIGBREAK", "kill"], [130])
 
     @posix
     @pytest.mark.usefixtures("own_signals")

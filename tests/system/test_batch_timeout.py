@@ -26,7 +26,7 @@ def killed_for(node: Serving) -> list[str]:
 @pytest.mark.parametrize("gil", ["true", "false"], ids=["in C code that holds the GIL", "asleep"])
 def test_once(tmp_path: Path, gil: str) -> None:
     """It is made again by another one, and the trainer notices nothing."""
-    arguments = (f"{SOURCES}:Sticks", "-a", f"folder={tmp_path}", "-a", f"gil={gil}", "--batch-timeout", SECONDS)
+    arguments = (f"{SOURCES}:Sticks", "-a", f"folder={tmp_path}", "-a", f"gil={gil}", "--batch-timeout", SECONDS, "--no-hedge")
     with serve(tmp_path, *map(str, arguments), workers=2) as node, FeederClient(node.endpoint, lookahead=False) as client:
         assert list(client) == list(range(12))
         assert killed_for(node) == ["batch 5 of epoch 0 of source 'default'"]

@@ -48,7 +48,10 @@ def test_one_that_comes_in_its_place_goes_on(tmp_path: Path) -> None:
     """The only server: its client waits, and gets the rest from the next one on that port."""
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     arguments = (f"{SOURCES}:AllHold", "-a", f"folder={tmp_path}", *KEPT)
-    with serve(tmp_path, *arguments, workers=2, bind=endpoint) as one, FeederClient(endpoint, lookahead=False, connect_timeout=60) as client:
+    with (
+        serve(tmp_path, *arguments, workers=2, bind=endpoint) as one,
+        FeederClient(endpoint, lookahead=False, connect_timeout=60) as client,
+    ):
         batches = iter(client)
         got = [next(batches) for _ in range(14)]
         until(lambda: len(list(tmp_path.glob("at-*"))) == 2, "both workers are in the middle of a batch")
