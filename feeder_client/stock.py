@@ -117,8 +117,8 @@ class IndexedStock:
         others = [node.seconds for number, node in nodes.items() if number != owner and node.delivered >= KNOWN_AFTER]
         if owner is None or not others:
             return None
-        late = HEDGE_FACTOR * min(others)
-        return 0.0 if nodes[owner].seconds > late else max(HEDGE_SECONDS, late)
+        late = max(HEDGE_SECONDS, HEDGE_FACTOR * min(others))
+        return 0.0 if nodes[owner].seconds > late else late
 
     def handed_back(self, node: int, epoch: int, indices: tuple[int, ...]) -> int:
         """See `Window.handed_back`."""

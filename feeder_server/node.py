@@ -326,7 +326,7 @@ class Node:
             # One that was killed may have come to its next task just before, which is not to blame.
             task = self._sentenced.pop(lost.slot, task)
             given_up = self.dispatch.given_up
-            self._act(self.dispatch.worker_lost(lost.slot, _last_words(lost), task))
+            self._act(self.dispatch.worker_lost(lost.slot, lost.last_words, task))
             if self.dispatch.given_up > given_up:
                 self._supervisor.excuse()  # the next batch may be as bad, and has a right to its tries
         hopeless = self._supervisor.hopeless()
@@ -345,7 +345,7 @@ class Node:
     def _give_up(self, hopeless: list[Lost]) -> None:
         self._given_up = len(hopeless)
         worst = hopeless[-1]
-        text = f"worker {worst.slot}: {self._load_errors.get(worst.slot) or _last_words(worst)}"
+        text = f"worker {worst.slot}: {self._load_errors.get(worst.slot) or worst.last_words}"
         slots = {lost.slot for lost in hopeless}
         # Any worker makes any item; but what one worker has of a stream nobody else has, and its end would never come.
         if any(source.slots <= slots or (source.kind != "indexed" and source.slots & slots) for source in self.dispatch.sources):
@@ -394,8 +394,3 @@ class Node:
         """One look at the node."""
         clients = sum(peer.reads for peer in self._gate.peers.values())
         return snapshot_of(self.dispatch, clients, self._supervisor.restarts if self._supervisor else 0)
-
-
-def _last_words(lost: Lost) -> str:
-    tail = "\n".join(f"    {line:.500}" for line in lost.tail[-8:])
-    return f"{lost.why}; its last lines were:\n{tail}" if tail else lost.why

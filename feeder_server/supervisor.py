@@ -72,6 +72,12 @@ class Lost:
     why: str
     tail: tuple[str, ...]
 
+    @property
+    def last_words(self) -> str:
+        """Both, for people."""
+        tail = "\n".join(f"    {line:.500}" for line in self.tail[-8:])
+        return f"{self.why}; its last lines were:\n{tail}" if tail else self.why
+
 
 @dataclass(slots=True)
 class _Place:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from feeder_wire import fields
+from feeder_wire.ending_messages import Goodbye as Goodbye
+from feeder_wire.ending_messages import HandedBack as HandedBack
 from feeder_wire.errors import RemoteError
 from feeder_wire.fields import BLOCK_NAME as BLOCK_NAME
 from feeder_wire.fields import MAX_BATCH_BYTES as MAX_BATCH_BYTES
@@ -311,21 +313,6 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class HandedBack:
-    """The node is being stopped and won't make these batches of one epoch: ask others, and nothing more of it. There may be none."""
-
-    CODE: ClassVar[int] = 35
-    session: bytes
-    epoch: int
-    indices: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        fields.session(self, self.session)
-        fields.whole(self, self.epoch)
-        object.__setattr__(self, "indices", fields.numbers(self, self.indices))
-
-
-@dataclass(frozen=True, slots=True)
 class Unknown:
     """The node doesn't know this session (it was restarted, or the lease ran out): open it again and ask again."""
 
@@ -369,23 +356,6 @@ class Pong:
 
     def __post_init__(self) -> None:
         fields.whole(self, self.number)
-
-
-@dataclass(frozen=True, slots=True)
-class Goodbye:
-    """The node is shutting down; `kind` and `text` as in `Refuse`, `kind` empty where nothing failed.
-
-    `builtins`: as in `RemoteError`, where user code has failed.
-    """
-
-    CODE: ClassVar[int] = 32
-    kind: str
-    text: str
-    builtins: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        fields.text(self, self.kind, self.text)
-        object.__setattr__(self, "builtins", fields.texts(self, self.builtins, 64))
 
 
 ToNode: TypeAlias = Hello | Open | Ask | Cancel | Release | Close | Ping | Leave | Look
