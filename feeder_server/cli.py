@@ -160,7 +160,7 @@ def cli() -> None:
 @click.option(
     "--drain-timeout",
     type=float,
-    default=8.0,
+    default=5.0,
     show_default=True,
     metavar="SECONDS",
     help="After SIGTERM or Ctrl-Break, time to finish what is under way.",
