@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = Path(__file__).with_name("sources.py")
 WORKERS = 2
 SECONDS = 3.0
-LENGTHS = {"big": 200, "small": 2000, "cpu": 25}  # batches of a pass, at SECONDS
+LENGTHS = {"big": 200, "stacked": 100, "inplace": 100, "small": 2000, "cpu": 25}  # batches of a pass, at SECONDS
 CPU_BATCH_SECONDS = 0.040
 
 
@@ -176,6 +176,8 @@ MEASUREMENTS: dict[str, tuple[str, str, Callable[[Task], float | str | None]]] =
     "big feeder": ("big: feeder, same host", "batches/s", feeder("big")),
     "big tcp": ("big: feeder, over tcp", "batches/s", over_tcp),
     "big curve": ("big: feeder, over tcp, encrypted", "batches/s", feeder("big", "tcp")),
+    "stacked": ("big, stacked from 64 pictures: feeder, same host", "batches/s", feeder("stacked")),
+    "inplace": ("big, stacked into feeder_server.empty: feeder, same host", "batches/s", feeder("inplace")),
     "big torch": ("big: torch DataLoader, tensors", "batches/s", data_loader("big")),
     "big memcpy": ("big: one memcpy, one thread", "batches/s", memcpy),
     "small feeder": ("small: feeder, same host", "batches/s", feeder("small")),
@@ -264,6 +266,7 @@ def claims(results: Results, loaded: str) -> list[Claim]:
         Claim("pure Python: 2 workers / one thread", ratios(results, "cpu feeder", "cpu thread"), 1.8),
         Claim("first batch / (1.5 x bare Python + 0.5 s)", needed, 1.0, at_most=True),
         Claim(f"frameworks in a NumPy-only worker: {loaded or 'none'}", [float(bool(loaded))], 0, "", at_most=True),
+        Claim("big batches, stacked: into feeder_server.empty / into a new array", ratios(results, "inplace", "stacked")),
         Claim("big batches, over tcp: feeder / DataLoader", ratios(results, "big tcp", "big torch")),
         Claim("big batches, same host: feeder / one memcpy", ratios(results, "big feeder", "big memcpy")),
         Claim("small batches: feeder / DataLoader", ratios(results, "small feeder", "small torch")),

@@ -36,6 +36,24 @@ class Big(Ready):
     shape = (64, 224, 224, 3)
 
 
+class Stacked(Big):
+    """The same size, put together from 64 pictures, as most sources do it."""
+
+    def __getitem__(self, index: int) -> Arrays:
+        return np.stack(list(self._x)), self._y
+
+
+class Inplace(Big):
+    """The same, put together where it has to be in the end."""
+
+    def __getitem__(self, index: int) -> Arrays:
+        import feeder_server
+
+        x = feeder_server.empty(self.shape, np.float32)
+        np.stack(list(self._x), out=x)
+        return x, self._y
+
+
 class Small(Ready):
     """x: float32, shape (32, 26, 3), values 0..1; y: int64, shape (32,). 10 kB."""
 

@@ -1,7 +1,7 @@
 """feeder's server: runs the user's generator or Sequence in worker processes and sends the batches to whoever asks.
 
-It is used from the command line, ``feeder-server``; importing this imports nothing else, so that a worker stays light. The one thing
-in it for user code is `rng`, see draws.py.
+It is used from the command line, ``feeder-server``; importing this imports nothing else, so that a worker stays light. What is
+in it for user code: `rng`, see draws.py, and `empty`, see inplace.py.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from feeder_server.draws import rng as rng
+    from feeder_server.inplace import empty as empty
 
-__all__ = ["rng"]
+__all__ = ["empty", "rng"]
 
 
 def __getattr__(name: str) -> object:
@@ -19,4 +20,8 @@ def __getattr__(name: str) -> object:
         from feeder_server.draws import rng
 
         return rng
+    if name == "empty":
+        from feeder_server.inplace import empty
+
+        return empty
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

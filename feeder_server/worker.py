@@ -21,17 +21,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, BinaryIO
 
-from feeder_server import failure, sample
+from feeder_server import failure, inplace, sample
 from feeder_server.code_version import code_version
 from feeder_server.copies import Copies, Maker, StreamEnded
 from feeder_server.fingerprint import attributes, changed, fingerprint
+from feeder_server.inplace import Scratch
 from feeder_server.link import NodeLink
 from feeder_server.regrets import describe
 from feeder_server.source import IndexedSource, StreamSource, build
 from feeder_server.target import Target
 from feeder_wire import codec, parcel
 from feeder_wire import worker_messages as w
-from feeder_wire.arena import ArenaFullError, ArenaWriter
+from feeder_wire.arena import ArenaFullError, ArenaWriter, Block
 from feeder_wire.beacon import IDLE, Beacon
 from feeder_wire.errors import RemoteError
 from feeder_wire.messages import INLINE_BYTES
@@ -59,6 +60,8 @@ class Worker:
         self._arena = ArenaWriter(setup["directories"], self.slot, int(setup["generation"]), int(setup["budget_bytes"]))
         self._beacon = _beacon(setup["directories"], self.slot, int(setup["generation"]))
         self._copies: dict[int, Copies] = {}
+        self._scratch = Scratch(self._arena)
+        inplace.use(self._scratch)
         self._tasks: deque[w.Task] = deque()
         self._shown: set[int] = set()  # sources of which the node has seen a batch described
         self._stopped = False
@@ -166,14 +169,18 @@ class Worker:
         copies = self._copies[task.source]
         look = task.look or (task.source not in self._shown and copies.info().kind == "stream")
         before = attributes(copies.subject(task.copy)) if look else {}
+        self._scratch.begin()
         try:
             if copies.info().kind == "stream":
                 batch = copies.next(task.copy, task.epoch, task.index // len(self._setup["sources"][task.source]["slots"]))
             else:
                 batch = copies.item(task.copy, task.epoch, task.index)
-            encoded = codec.encode(batch)
+            encoded = codec.encode(batch, self._scratch if self._scratch.used else None)
+            if self._scratch.used and not encoded.placed:
+                encoded = codec.encode(batch)
             if look:
                 self._look(task, batch, encoded, changed(before, copies.subject(task.copy)))
+            del batch  # nobody but the user's code may hold it when its block is lent
             self._report(task, encoded, started)
         except StreamEnded:
             self._link.put(w.TaskEnded(task.task))
@@ -182,6 +189,8 @@ class Worker:
             self._link.put(w.TaskFailed(task.task, RemoteError("ConfigError", "ArenaFullError", (), text, "", f"worker {self.slot}")))
         except BaseException as e:  # also SystemExit and KeyboardInterrupt: user code must not end a worker unheard
             self._link.put(w.TaskFailed(task.task, failure.describe(e, where=f"worker {self.slot}")))
+        finally:
+            self._scratch.finish()
 
     def _look(self, task: w.Task, batch: object, encoded: codec.Encoded, attributes: tuple[str, ...]) -> None:
         text = ""
@@ -199,17 +208,22 @@ class Worker:
             return
         for message in self._link.receive(0):  # blocks may have come back meanwhile
             self._take(message)
+        nbytes = encoded.nbytes
+        block = self._scratch.lend(encoded) or self._written(encoded)
+        seconds = time.perf_counter() - started
+        self._link.put(w.MadeBlock(task.task, encoded.head, block.name, block.size, nbytes, seconds))
+        if self._arena.dropped:
+            self._link.put(w.Dropped(tuple(self._arena.dropped)))
+            self._arena.dropped.clear()
+
+    def _written(self, encoded: codec.Encoded) -> Block:
         block = self._arena.take(encoded.nbytes)
         try:
             encoded.write_into(memoryview(block.view)[: encoded.nbytes])
         except BaseException:
             self._arena.give_back((block.name,))
             raise
-        seconds = time.perf_counter() - started
-        self._link.put(w.MadeBlock(task.task, encoded.head, block.name, block.size, encoded.nbytes, seconds))
-        if self._arena.dropped:
-            self._link.put(w.Dropped(tuple(self._arena.dropped)))
-            self._arena.dropped.clear()
+        return block
 
 
 def _beacon(directories: list[str], slot: int, generation: int) -> Beacon | None:

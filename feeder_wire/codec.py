@@ -37,7 +37,7 @@ import numpy as np
 from feeder_wire.dtypes import AnyArray
 from feeder_wire.errors import FeederError, ProtocolError, UnsupportedBatch
 from feeder_wire.plan import Plan, parse
-from feeder_wire.tree import ALIGNMENT, Leaf, flatten
+from feeder_wire.tree import ALIGNMENT, Leaf, Placed, flatten
 
 __all__ = ["ALIGNMENT", "MAX_HEAD", "Encoded", "aligned_empty", "decode", "encode", "shape_of"]
 
@@ -55,18 +55,19 @@ class Encoded:
         nbytes: size of the payload in bytes.
     """
 
-    __slots__ = ("_leaves", "head", "nbytes")
+    __slots__ = ("_leaves", "_there", "head", "nbytes")
 
-    def __init__(self, head: bytes, nbytes: int, leaves: list[Leaf]) -> None:
+    def __init__(self, head: bytes, nbytes: int, leaves: list[Leaf], there: list[Leaf]) -> None:
         self.head = head
         self.nbytes = nbytes
         self._leaves = leaves
+        self._there = there
 
     def __repr__(self) -> str:
-        return f"<Encoded {len(self._leaves)} arrays, head {len(self.head)} bytes, payload {self.nbytes} bytes>"
+        return f"<Encoded {len(self._leaves) + len(self._there)} arrays, head {len(self.head)} bytes, payload {self.nbytes} bytes>"
 
     def write_into(self, target: bytearray | memoryview | AnyArray) -> None:
-        """Copy every array to its place. The bytes between arrays are left as they are.
+        """Copy every array to its place, also those that were placed already. The bytes between arrays are left as they are.
 
         Args:
             target: a writable, contiguous buffer of at least `nbytes` bytes.
@@ -74,12 +75,29 @@ class Encoded:
         Raises:
             ValueError: the buffer is too small or read-only.
         """
+        self._write(target, self._there)
+        self.write_rest(target)
+
+    @property
+    def placed(self) -> bool:
+        """Does any of its arrays lie where it was asked for?"""
+        return bool(self._there)
+
+    def write_rest(self, target: bytearray | memoryview | AnyArray) -> None:
+        """The same without those arrays that lie there already. Raises as `write_into` does."""
+        self._write(target, self._leaves)
+
+    def drop(self) -> None:
+        """Let go of the batch's arrays; it can't be written any more."""
+        self._leaves, self._there = [], []
+
+    def _write(self, target: bytearray | memoryview | AnyArray, leaves: list[Leaf]) -> None:
         if not self.nbytes:
             return
         flat = np.frombuffer(target, np.uint8)
         if flat.nbytes < self.nbytes:
             raise ValueError(f"a buffer of {flat.nbytes} bytes for a payload of {self.nbytes}")
-        for array, offset, order in self._leaves:
+        for array, offset, order in leaves:
             # One pass whatever the layout of the source, without the GIL; faster than np.copyto by its dispatch.
             _ndarray(array.shape, array.dtype, flat, offset, None, order)[...] = array
 
@@ -90,17 +108,21 @@ class Encoded:
         return data
 
 
-def encode(batch: object) -> Encoded:
+def encode(batch: object, placed: Placed | None = None) -> Encoded:
     """Describe a batch, without copying its arrays.
+
+    Args:
+        batch: what the user's code returned.
+        placed: a buffer in which some of its arrays lie already; they stay, and the others are given places behind `placed.end`.
 
     Raises:
         UnsupportedBatch: something in it can't travel; the message starts with its path, for example ``batch[0]['image']``.
     """
-    tokens, leaves, nbytes = flatten(batch, _describe_scalar)
+    tokens, leaves, nbytes, there = flatten(batch, _describe_scalar, placed)
     head = _pack(tokens)
     if len(head) > MAX_HEAD:
         raise UnsupportedBatch(f"batch: {len(head)} bytes of scalars and structure, at most {MAX_HEAD} can be sent; put them into arrays")
-    return Encoded(head, nbytes, leaves)
+    return Encoded(head, nbytes, leaves, there)
 
 
 def decode(head: bytes, payload: np.ndarray[Any, np.dtype[np.uint8]]) -> object:

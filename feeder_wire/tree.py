@@ -18,7 +18,7 @@ it, level by level, so nested rows of a few MB could ask for gigabytes. Here it 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -40,25 +40,36 @@ Leaf: TypeAlias = "tuple[AnyArray, int, Any]"  # what to copy, its offset in the
 DescribeScalar: TypeAlias = Callable[["np.generic"], "tuple[str, bytes]"]
 
 
-def flatten(batch: object, scalar: DescribeScalar) -> tuple[list[object], list[Leaf], int]:
+class Placed(Protocol):
+    """A buffer in which some arrays of a batch may lie already, where they are to be."""
+
+    end: int
+    """Where it is free."""
+
+    def offset_of(self, array: AnyArray) -> int | None:
+        """Where an array lies in it; None: elsewhere."""
+
+
+def flatten(batch: object, scalar: DescribeScalar, placed: Placed | None = None) -> tuple[list[object], list[Leaf], int, list[Leaf]]:
     """Walk a batch once.
 
     Args:
         batch: what the user's code returned.
         scalar: gives the text of the dtype and the bytes of a NumPy bool or number.
+        placed: where some arrays lie already.
 
     Returns:
-        The tokens, the arrays with their places, and the size of the payload in bytes.
+        The tokens, the arrays with their places, the size of the payload in bytes, and the arrays that lie there already.
 
     Raises:
         UnsupportedBatch: something in it can't travel; the message starts with its path, for example ``batch[0]['image']``.
     """
-    writer = _Writer(scalar)
+    writer = _Writer(scalar, placed)
     try:
         writer.put(batch, 0)
     except Refused as refused:
         raise UnsupportedBatch(f"batch{''.join(reversed(refused.steps))}: {refused}") from refused.__cause__
-    return [VERSION, writer.end, *writer.tokens], writer.leaves, writer.end
+    return [VERSION, writer.end, *writer.tokens], writer.leaves, writer.end, writer.there
 
 
 def key_text(key: object) -> str:
@@ -70,13 +81,15 @@ def key_text(key: object) -> str:
 
 
 class _Writer:
-    __slots__ = ("_scalar", "end", "leaves", "nodes", "tokens")
+    __slots__ = ("_placed", "_scalar", "end", "leaves", "nodes", "there", "tokens")
 
-    def __init__(self, scalar: DescribeScalar) -> None:
+    def __init__(self, scalar: DescribeScalar, placed: Placed | None) -> None:
         self._scalar = scalar
+        self._placed = placed
+        self.there: list[Leaf] = []
         self.tokens: list[object] = []
         self.leaves: list[Leaf] = []
-        self.end = 0
+        self.end = placed.end if placed is not None else 0
         self.nodes = 0
 
     def put(self, value: Any, depth: int) -> None:
@@ -157,6 +170,9 @@ class _Writer:
         return None
 
     def _place(self, array: AnyArray, order: str) -> int:
+        if self._placed is not None and (found := self._placed.offset_of(array)) is not None:
+            self.there.append((array, found, order))
+            return found
         offset = (self.end + ALIGNMENT - 1) & -ALIGNMENT
         self.leaves.append((array, offset, order))
         self.end = offset + array.nbytes
