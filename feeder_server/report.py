@@ -55,6 +55,9 @@ class Snapshot:
     under_way: int
     restarts: int
     sources: tuple[SourceReport, ...]
+    retried: int = 0  # batches whose worker died, and that another one was given
+    given_up: int = 0  # of those, after too many tries
+    hedged: int = 0  # batches that were overdue, and that a second worker was given too
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,9 @@ class Report:
     workers: int
     workers_up: int
     restarts: int
+    retried: int
+    given_up: int
+    hedged: int
     clients: int
     batches: int
     bytes: int
@@ -110,6 +116,9 @@ def snapshot_of(dispatch: Dispatch, clients: int, restarts: int) -> Snapshot:
         under_way=sum(len(slot.jobs) for slot in dispatch.slots),
         restarts=restarts,
         sources=tuple(map(of_source, dispatch.sources)),
+        retried=dispatch.retried,
+        given_up=dispatch.given_up,
+        hedged=dispatch.hedged,
     )
 
 
@@ -191,6 +200,9 @@ class Reporter:
             workers=snapshot.workers,
             workers_up=snapshot.ready,
             restarts=snapshot.restarts,
+            retried=snapshot.retried,
+            given_up=snapshot.given_up,
+            hedged=snapshot.hedged,
             clients=snapshot.clients,
             batches=snapshot.batches,
             bytes=snapshot.nbytes,

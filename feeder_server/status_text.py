@@ -19,6 +19,7 @@ _LABEL = 11
 def lines(report: Report, width: int = WIDTH) -> list[str]:
     """What `feeder-server status` prints."""
     restarted = f"{report.restarts:,} restarted" if report.restarts else "none was restarted"
+    twice = f"{report.retried:,} made again, {report.given_up:,} given up, {report.hedged:,} overdue and made twice"
     speed = f"{report.batches_per_second:,.1f} batches/s, {report.bytes_per_second / 1e6:,.1f} MB/s"
     out = [
         f"feeder-server {shown(report.version)} at {shown(report.endpoint)}, up for {duration(report.up_seconds)}",
@@ -26,6 +27,7 @@ def lines(report: Report, width: int = WIDTH) -> list[str]:
         *row("clients", f"{report.clients:,}", width),
         *row("made", f"{report.batches:,} batches, {report.bytes / 1e6:,.1f} MB; now {speed}", width),
         *row("asked", f"{report.queued:,} queued, {report.under_way:,} under way", width),
+        *(row("mended", twice, width) if report.retried or report.given_up or report.hedged else []),
         *row("now", report.state, width),
     ]
     for source in report.sources:

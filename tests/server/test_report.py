@@ -28,7 +28,9 @@ SOURCE = SourceReport(
     warnings=("batch is float64",),
     generators=("source.rng",),
 )
-REPORT = Report("0.1.0", "tcp://127.0.0.1:5555", 12.5, "waiting for a client", 4, 3, 1, 0, 100, 10**9, 1.5, 2.5, 3, 4, False, (SOURCE,))
+REPORT = Report(
+    "0.1.0", "tcp://127.0.0.1:5555", 12.5, "waiting for a client", 4, 3, 1, 5, 6, 7, 0, 100, 10**9, 1.5, 2.5, 3, 4, False, (SOURCE,)
+)
 SNAPSHOT = Snapshot(3, 4, 0, 100, 10**9, 3, 4, 1, (SOURCE,))
 
 

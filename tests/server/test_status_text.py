@@ -28,6 +28,7 @@ def test_everything_is_there() -> None:
         "clients  0",
         "100 batches, 1,000.0 MB; now 1.5 batches/s, 0.0 MB/s",
         "3 queued, 4 under way",
+        "mended   5 made again, 6 given up, 7 overdue and made twice",
         "waiting for a client",
         "source 'größe'",
         "indexed, 10 batches per pass; it is told about epochs; 4 workers",
@@ -41,6 +42,7 @@ def test_everything_is_there() -> None:
     ):
         assert part in text
     assert "left out" not in text
+    assert "mended" not in "\n".join(lines(replace(REPORT, retried=0, given_up=0, hedged=0)))
     assert "left out" in "\n".join(lines(replace(REPORT, cut=True)))
 
 

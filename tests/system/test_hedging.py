@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from feeder_client import BatchTimeout, FeederClient
+from feeder_server.status import Visitor
 from tests.serving import serve, until
 from tests.system.slow_sources import made
 
@@ -25,6 +26,8 @@ def test_one_worker_stops_and_another_one_makes_its_batch(tmp_path: Path) -> Non
             assert numbers(client) == WHOLE
             node.says("batch 16 of epoch 0 of source 'default' is overdue: worker ")
             assert not (tmp_path / "go").exists()
+            with Visitor(node.endpoint) as visitor:
+                assert visitor.look().hedged >= 1
             (tmp_path / "go").touch()
             until(lambda: made(tmp_path)[16] == 2, "the slow one is done too")
             assert numbers(client) == WHOLE
