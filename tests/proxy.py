@@ -21,11 +21,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 Direction = Literal["up", "down", "both"]
 
@@ -378,7 +378,7 @@ class Proxy:
         node.connect_ex(self._target)  # how that went shows when it can be written to
         self._links.append(link)
 
-    def _serve(self, link: _Link, ready: dict[object, int]) -> None:
+    def _serve(self, link: _Link, ready: Mapping[Any, int]) -> None:
         now = time.monotonic()
         if link.connecting:
             if link.node not in ready:

@@ -132,7 +132,8 @@ def test_cut_and_restored(proxy: Proxy, echo: Echo) -> None:
         assert receive(end, 1) == b"x"
         proxy.cut()
         assert broken(end)
-    assert exchange(proxy) == b""
+    with suppress(ConnectionError):  # it may be over before `connect` has come back
+        assert exchange(proxy) == b""
     proxy.restore()
     assert exchange(proxy) == b"hello"
     assert (proxy.counters.dropped, proxy.counters.refused) == (1, 1)
@@ -184,5 +185,6 @@ def test_a_peer_that_does_not_read(proxy: Proxy) -> None:
 def test_nobody_behind_it() -> None:
     with closing(Echo()) as echo:
         endpoint = echo.endpoint
-    with Proxy(endpoint) as proxy, connect(proxy) as end:
-        assert broken(end)
+    with Proxy(endpoint) as proxy, suppress(ConnectionError):  # as above
+        with connect(proxy) as end:
+            assert broken(end)
