@@ -32,7 +32,8 @@ log = logging.getLogger("feeder.node")
 LEASE_SECONDS = 15.0
 """A client that has not been heard of for so long is forgotten; clients ping every few seconds."""
 
-PORTION_BYTES = 4 * 1024 * 1024
+PORTION_BYTES = m.CHUNK_BYTES
+"""Of what is gathered in one message, for the same reasons."""
 FIRST_OFFENDERS = 100
 """Peers that break the protocol, of which each has its line in the log."""
 MOST_BANNED = 1024
@@ -80,7 +81,8 @@ class Gate:
         self.socket.sndhwm = self.socket.rcvhwm = 0
         self.socket.router_mandatory = True  # a vanished client is an error at once, not a silent drop
         self.socket.maxmsgsize = frames.MAX_FRAME
-        self.socket.heartbeat_ivl, self.socket.heartbeat_timeout = 2000, 10000
+        self.socket.heartbeat_ivl = int(frames.HEARTBEAT_SECONDS * 1000)
+        self.socket.heartbeat_timeout = int(frames.DEAD_SECONDS * 1000)
         if config.keys is not None:
             # Not pyzmq's ThreadAuthenticator: its thread needs an asyncio loop that Windows doesn't have by default.
             self._auth = Authenticator(context, log=logging.getLogger("feeder.auth"))

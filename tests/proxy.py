@@ -181,7 +181,8 @@ class Proxy:
 
     def __init__(self, target: str, seed: int = 0) -> None:
         host, _, port = target.removeprefix("tcp://").rpartition(":")
-        self._target = (host, int(port))
+        self.target = target
+        self._address = (host, int(port))
         self._rng = random.Random(seed)
         self._up, self._down = _Way(), _Way()
         self._links: list[_Link] = []
@@ -375,7 +376,7 @@ class Proxy:
             self._refused += 1
             link.close(reset=True)
             return
-        node.connect_ex(self._target)  # how that went shows when it can be written to
+        node.connect_ex(self._address)  # how that went shows when it can be written to
         self._links.append(link)
 
     def _serve(self, link: _Link, ready: Mapping[Any, int]) -> None:
