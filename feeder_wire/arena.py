@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feeder_wire.errors import ProtocolError
+from feeder_wire.mapping import map_file, unmap
 from feeder_wire.messages import BLOCK_NAME
 
 log = logging.getLogger("feeder.arena")
@@ -267,7 +268,7 @@ class ArenaWriter:
     def close(self) -> None:
         """Unmap everything. The files go with the node's directory."""
         for block in (*self._free, *self._lent.values()):
-            _unmap(block.view)
+            unmap(block.view)
         self._free.clear()
         self._lent.clear()
 
@@ -300,7 +301,7 @@ class ArenaWriter:
         raise ArenaFullError(f"no room for a batch of {size / 1e6:.1f} MB: {free}")
 
     def _discard(self, block: Block) -> None:
-        _unmap(block.view)
+        unmap(block.view)
         self.dropped.append(block.name)
         if not self._unlink(block.name):
             self._doomed.append(block.name)
@@ -323,7 +324,7 @@ def _map_new(path: Path, size: int) -> mmap.mmap:
             raise OSError("no space left")
         else:
             os.ftruncate(fd, size)
-        return mmap.mmap(fd, size, access=mmap.ACCESS_WRITE)
+        return map_file(fd, size)
     except BaseException:
         os.close(fd)
         path.unlink(missing_ok=True)
@@ -332,13 +333,6 @@ def _map_new(path: Path, size: int) -> mmap.mmap:
     finally:
         if fd != -1:
             os.close(fd)
-
-
-def _unmap(view: mmap.mmap) -> None:
-    try:
-        view.close()
-    except BufferError:  # somebody still looks at it: the mapping goes with the last view
-        pass
 
 
 class ArenaReader:
@@ -382,7 +376,7 @@ class ArenaReader:
             try:
                 if os.fstat(fd).st_size < size:
                     raise ProtocolError(f"block {name} is smaller than the {size} bytes announced")
-                made = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE)
+                made = map_file(fd, size)
             finally:
                 os.close(fd)
         except (OSError, ValueError) as e:
