@@ -260,6 +260,7 @@ class Node:
         match report:
             case w.Made() | w.MadeBlock():
                 self._supervisor.progressed(slot)
+                self._folders.notice(report)
                 return self.dispatch.made(slot, report)
             case w.Looked():
                 return self.dispatch.looked(slot, report)

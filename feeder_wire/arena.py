@@ -58,11 +58,16 @@ def parents(need_bytes: int = 0) -> list[Path]:
     and so it is passed over there.
     """
     found = []
-    shm = os.environ.get("FEEDER_SHM_DIR", "/dev/shm" if sys.platform == "linux" else "")
+    shm = shared_memory()
     if shm and os.access(shm, os.W_OK | os.X_OK) and free_bytes(shm) >= need_bytes:
         found.append(Path(shm))
     found.append(Path(tempfile.gettempdir()))
     return found
+
+
+def shared_memory() -> str:
+    """The folder that is memory and not disk; empty where there is none."""
+    return os.environ.get("FEEDER_SHM_DIR", "/dev/shm" if sys.platform == "linux" else "")
 
 
 def free_bytes(folder: str | os.PathLike[str]) -> int:
