@@ -197,23 +197,23 @@ class Gate:
         if peer is None or (self._out[client] and not self._send(peer.identity, self._out.pop(client))):
             return False
         view = memoryview(self._arena.map(lent.block, lent.size))
-        tracker = None
+        trackers = []
         for offset in range(0, lent.nbytes, m.CHUNK_BYTES):
             part = m.Part(lent.session, lent.epoch, lent.index, lent.head, offset, lent.nbytes, lent.seconds)
             chunk = view[offset : min(offset + m.CHUNK_BYTES, lent.nbytes)]
             try:
                 self.socket.send_multipart([peer.identity, frames.pack([part])], zmq.SNDMORE)
-                tracker = self.socket.send(chunk, copy=False, track=True)
+                trackers.append(self.socket.send(chunk, copy=False, track=True))
             except zmq.ZMQError as e:
                 if e.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                     return False
                 raise
-        assert tracker is not None
-        self._shipping.append((tracker, lent.block))
+        # All of them: pyzmq copies a short last one, and has done with that while those before it still wait to be sent.
+        self._shipping.append((zmq.MessageTracker(*trackers), lent.block))
         return True
 
     def shipped(self) -> list[str]:
-        """Blocks whose bytes have left since the last call. Chunks leave in order, so the last one speaks for all."""
+        """Blocks whose bytes have left since the last call."""
         done = [block for tracker, block in self._shipping if tracker.done]
         if done:
             self._shipping = [(tracker, block) for tracker, block in self._shipping if not tracker.done]
