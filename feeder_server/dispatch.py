@@ -15,6 +15,7 @@ one task is always allowed, so that a batch larger than the cap is served alone 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
 from feeder_server.comparing import Comparing, remarks, size_of
 from feeder_server.ledger import Ledger
@@ -62,16 +63,15 @@ class Dispatch(Comparing):
         self.slots = [Slot() for _ in range(slots)]
         self.sessions: dict[bytes, Session] = {}
         self.ledger = Ledger()
-        self.made_batches = 0
-        self.made_bytes = 0
+        self.made_batches = self.made_bytes = 0
+        self.congested: Collection[bytes] = ()  # clients for which nothing is made at present, see `Gate.congested`
         self.retried = self.given_up = 0
         self._names = {s.name: i for i, s in enumerate(sources)}
         self._memory = memory_bytes
         self._max_retries = max_retries
         self._seed = seed
         self._ordered = ordered
-        self._next_task = 0
-        self._jobs = 0
+        self._next_task = self._jobs = 0
         self._under_way = 0  # bytes that the tasks under way are expected to make
         self._turn: deque[bytes] = deque()  # sessions with a queue, next first
         self.trials = Trials(sources, self.ledger, on_divergence, probing)
@@ -289,7 +289,8 @@ class Dispatch(Comparing):
             if session is None or not session.queue:
                 self._turn.popleft()
                 continue
-            found = self._next_stream(session) if self.sources[session.source].kind == "stream" else self._next_item(session)
+            find = self._next_stream if self.sources[session.source].kind == "stream" else self._next_item
+            found = None if session.client in self.congested else find(session)
             if found is None:
                 stuck += 1
             else:

@@ -143,6 +143,7 @@ class Node:
         self._say_outcomes()
         for block in self._gate.shipped():
             self._act(self.dispatch.shipped(block))
+        self.dispatch.congested = self._gate.congested()
         self._act(self.dispatch.assign())
         self._crew.flush()
         if self._asking:
