@@ -6,6 +6,7 @@ A connection that breaks gets a new socket: the old one would send what is still
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,9 @@ _EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 _HANDSHAKES_BEFORE_BLAME = 3
-"""A server that closes connections during the handshake may be starting; after so many in a row it is the keys."""
+_SECONDS_BEFORE_BLAME = 5.0
+"""Who closes connections during the handshake may be a server that is starting, or what forwards to one that isn't there (a tunnel, a
+container's port); after so many in a row and so long it is the keys. A server that has let us in before had the right ones."""
 
 
 class Stale(Exception):
@@ -84,7 +87,9 @@ class Connection:
     rests_until: float | None = None  # closed, until then
     _nonce: str = ""
     _lent: set[str] = field(default_factory=set)  # blocks that the node believes to be ours
-    _bad_handshakes: int = 0
+    _known: bool = False  # it has let us in before
+    _bad_handshakes: int = 0  # in a row, since
+    _bad_since: float = 0.0
     _misses: int = 0  # blocks in a row that could not be mapped
     _out: list[m.ToNode] = field(default_factory=list)
     _pieces: dict[tuple[bytes, int, int], _Pieces] = field(default_factory=dict)
@@ -94,7 +99,8 @@ class Connection:
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.linger = _LINGER_MS
         self.socket.sndhwm = self.socket.rcvhwm = 0  # bounded by the window
-        self.socket.heartbeat_ivl, self.socket.heartbeat_timeout = 2000, 10000
+        self.socket.heartbeat_ivl = int(frames.HEARTBEAT_SECONDS * 1000)
+        self.socket.heartbeat_timeout = int(frames.DEAD_SECONDS * 1000)
         self.socket.reconnect_ivl, self.socket.reconnect_ivl_max = 50, 1000
         self.socket.handshake_ivl = 5000
         self.socket.maxmsgsize = frames.MAX_FRAME
@@ -152,10 +158,15 @@ class Connection:
             elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 self.given_up = True
                 yield self._blame()
-            elif event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_DISCONNECTED):
-                self._bad_handshakes += 1
-                if self._bad_handshakes >= _HANDSHAKES_BEFORE_BLAME:
-                    yield self._blame()
+            elif event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_DISCONNECTED) and self._refuses_handshakes(time.monotonic()):
+                yield self._blame()
+
+    def _refuses_handshakes(self, now: float) -> bool:
+        """One more was closed without a word. Is that because of our keys? Without keys libzmq itself sees that they are wanted."""
+        self._bad_since = now if not self._bad_handshakes else self._bad_since
+        self._bad_handshakes += 1
+        often = self._bad_handshakes >= _HANDSHAKES_BEFORE_BLAME and now - self._bad_since >= _SECONDS_BEFORE_BLAME
+        return often and self.keys is not None and not self._known
 
     def _blame(self) -> str:
         if self.keys is None:
@@ -213,7 +224,7 @@ class Connection:
             self.loan = Loan(reader, welcome.lend_bytes, self.wake)
             self._lent.clear()
             self._nonce = welcome.nonce
-        self.welcomed = True
+        self.welcomed = self._known = True
 
     def _borrow(self, lent: m.Lent) -> Payload:
         if self.loan is None or not self.maps:

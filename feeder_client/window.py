@@ -58,6 +58,7 @@ class Credits:
         self._memory = memory_bytes
         self._prefetch = prefetch
         self.batch_bytes = 0  # of a recent large batch
+        self._seen = 0  # batches that have come
 
     def depth(self, node: Node) -> int:
         """Requests per worker of `node`."""
@@ -71,10 +72,10 @@ class Credits:
 
     def limit(self) -> int:
         """Batches that may be asked for and not taken, over all nodes."""
-        if self._prefetch is None:
-            wide = sum(self.share(node) for node in self.nodes.values() if not node.leaving)
-        else:
-            wide = max(1, self._prefetch)
+        there = [node for node in self.nodes.values() if not node.leaving]
+        wide = sum(map(self.share, there)) if self._prefetch is None else max(1, self._prefetch)
+        # How large batches are is known from those that have come, small ones first: ask for many only after some.
+        wide = min(wide, sum(2 * node.workers + 1 for node in there) + 2 * self._seen)
         if self.batch_bytes:
             wide = min(wide, max(1, self._memory // self.batch_bytes))
         return wide
@@ -96,7 +97,9 @@ class Credits:
         if node is not None:
             node.delivered += 1
             node.seconds = seconds if node.seconds == 0 else 0.8 * node.seconds + 0.2 * seconds
-        self.batch_bytes = max(nbytes, int(0.95 * self.batch_bytes))
+        self._seen += 1
+        # Forgotten slowly: of batches of many sizes the large ones may be rare, and still come several at once.
+        self.batch_bytes = max(nbytes, int(0.995 * self.batch_bytes))
 
 
 def gather(chosen: list[tuple[int, Key]]) -> list[Request]:

@@ -32,6 +32,8 @@ from feeder_server.source import IndexedSource, StreamSource
 
 log = logging.getLogger("feeder.copies")
 
+MOST_REPLAYED = 1_000_000
+"""Epochs that a copy which comes late replays at most. What asks for more is no training, and would have the worker for itself."""
 PROBE = bytes(16)
 """The session in whose name copies are compared. No client has it: theirs are random."""
 
@@ -225,6 +227,10 @@ class Copies:
             self._copies[session] = self._copies.pop(PROBE, []) if session != PROBE else []
         copies = self._copies[session]
         copy = self._nearest(copies, epoch)
+        if epoch - copy.epoch > MOST_REPLAYED:
+            raise ValueError(
+                f"epoch {epoch} is more than {MOST_REPLAYED} epochs after epoch {max(copy.epoch, 0)}, and each would be replayed"
+            )
         try:
             while copy.epoch < epoch:
                 # Some keep what they drew when they made the first item; a copy that comes late has to have drawn it too.

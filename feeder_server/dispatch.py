@@ -15,6 +15,7 @@ one task is always allowed, so that a batch larger than the cap is served alone 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
 from feeder_server.comparing import remarks, size_of
 from feeder_server.ledger import Ledger
@@ -60,8 +61,8 @@ class Dispatch(Scheduling):
         self.slots = [Slot() for _ in range(slots)]
         self.sessions: dict[bytes, Session] = {}
         self.ledger = Ledger()
-        self.made_batches = 0
-        self.made_bytes = 0
+        self.made_batches = self.made_bytes = 0
+        self.congested: Collection[bytes] = ()  # clients for which nothing is made at present, see `Gate.congested`
         self.retried = self.given_up = 0
         self.draining = False
         self._names = {s.name: i for i, s in enumerate(sources)}
@@ -69,8 +70,7 @@ class Dispatch(Scheduling):
         self._max_retries = max_retries
         self._seed = seed
         self._ordered = ordered
-        self._next_task = 0
-        self._jobs = 0
+        self._next_task = self._jobs = 0
         self._under_way = 0  # bytes that the tasks under way are expected to make
         self._turn: deque[bytes] = deque()  # sessions with a queue, next first
         self.trials = Trials(sources, self.ledger, on_divergence, probing)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 from feeder_wire import beacon
-from feeder_wire.arena import ArenaReader, PrivateDirectory, parents, sweep
+from feeder_wire import worker_messages as w
+from feeder_wire.arena import ArenaReader, PrivateDirectory, free_bytes, parents, shared_memory, sweep
 
 log = logging.getLogger("feeder.node")
 
@@ -27,7 +30,9 @@ class Folders:
         self.nonce = secrets.token_hex(16)
         self._directories: list[PrivateDirectory] = []
         self._doomed: set[str] = set()  # could not be removed yet (Windows, still mapped)
+        self._said_full = False
         places = parents(need_bytes)
+        _say_if_passed_over(places, need_bytes)
         for path in sweep(places):
             log.info("removed %s, left behind by a server that was killed", path)
         for place in places:
@@ -50,6 +55,14 @@ class Folders:
     def paths(self) -> tuple[str, ...]:
         """Where they are, best first."""
         return tuple(str(directory.path) for directory in self._directories)
+
+    def notice(self, made: w.Made | w.MadeBlock) -> None:
+        """A batch was made. Where blocks begin to go into the second folder, say so, once: it may be slower, and nobody would know why."""
+        if not self._said_full and isinstance(made, w.MadeBlock) and made.block[0] != "0":
+            self._said_full = True
+            first, second = self.paths
+            free = free_bytes(first) / 1e6
+            log.warning("no room in %s (%.0f MB are free): batches go through %s, which may be slower", first, free, second)
 
     def blocks_of(self, slot: int, generation: int, keep: Collection[str]) -> tuple[str, ...]:
         """Names of the blocks that one worker made, but for those in `keep`."""
@@ -89,3 +102,14 @@ class Folders:
         """Remove them, with all that is in them."""
         for directory in self._directories:
             directory.close()
+
+
+def _say_if_passed_over(places: list[Path], need_bytes: int) -> None:
+    shm = shared_memory()
+    if not shm or Path(shm) in places:
+        return
+    if os.access(shm, os.W_OK | os.X_OK):
+        why = f"{shm} has {free_bytes(shm) / 1e6:.0f} MB free, and --memory is {need_bytes / 1e6:.0f} MB"
+    else:
+        why = f"nothing can be written in {shm}"
+    log.warning("shared memory is not used, for %s; batches go through %s, which may be slower", why, places[-1])

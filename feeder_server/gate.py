@@ -14,12 +14,13 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
 from zmq.auth import Authenticator
 
+from feeder_server.backlog import Backlog
 from feeder_server.config import ServeConfig
 from feeder_wire import frames
 from feeder_wire import messages as m
@@ -32,7 +33,11 @@ log = logging.getLogger("feeder.node")
 LEASE_SECONDS = 15.0
 """A client that has not been heard of for so long is forgotten; clients ping every few seconds."""
 
-PORTION_BYTES = 4 * 1024 * 1024
+PORTION_BYTES = m.CHUNK_BYTES
+"""Of what is gathered in one message, for the same reasons."""
+FRAME_BYTES = 100
+"""That a message takes in ZeroMQ's queues besides its own, about."""
+LEAST_QUOTA = 16 * 1024 * 1024
 FIRST_OFFENDERS = 100
 """Peers that break the protocol, of which each has its line in the log."""
 MOST_BANNED = 1024
@@ -48,6 +53,17 @@ class Peer:
     name: str
     seen: float
     reads: bool = False
+    backlog: Backlog = field(default_factory=Backlog)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shipment:
+    """A block whose bytes are being sent."""
+
+    tracker: zmq.MessageTracker
+    block: str
+    client: bytes
+    nbytes: int
 
 
 class Gate:
@@ -73,14 +89,18 @@ class Gate:
         self._unreachable: list[tuple[bytes, bytes]] = []  # (client, identity) whose connection has ended
         self.offended: list[bytes] = []  # clients that have broken the protocol: what was theirs can go
         self._out: dict[bytes, list[m.ToClient]] = defaultdict(list)
-        self._shipping: list[tuple[zmq.MessageTracker, str]] = []
+        self._shipping: list[_Shipment] = []
+        self._quota = max(LEAST_QUOTA, config.memory // 4)  # of what one client has not fetched yet, before nothing more is made for it
+        self._most = 2 * config.memory + LEAST_QUOTA  # and before it is not heard any more: it only asks, and never reads
         self.socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         self.socket.linger = _LINGER_MS
         # Bounded by credits, not by counts: a full ROUTER drops silently, and every message here was asked for.
         self.socket.sndhwm = self.socket.rcvhwm = 0
         self.socket.router_mandatory = True  # a vanished client is an error at once, not a silent drop
         self.socket.maxmsgsize = frames.MAX_FRAME
-        self.socket.heartbeat_ivl, self.socket.heartbeat_timeout = 2000, 10000
+        self.socket.copy_threshold = 0  # what has a tracker is not copied: a copy counts as sent at once
+        self.socket.heartbeat_ivl = int(frames.HEARTBEAT_SECONDS * 1000)
+        self.socket.heartbeat_timeout = int(frames.DEAD_SECONDS * 1000)
         if config.keys is not None:
             # Not pyzmq's ThreadAuthenticator: its thread needs an asyncio loop that Windows doesn't have by default.
             self._auth = Authenticator(context, log=logging.getLogger("feeder.auth"))
@@ -185,37 +205,51 @@ class Gate:
         """Send what was gathered."""
         for client, batch in self._out.items():
             peer = self.peers.get(client)
-            if peer is not None and not all(self._send(peer.identity, portion) for portion in _portions(batch)):
+            if peer is not None and not all(self._send(peer.identity, portion, peer.backlog) for portion in _portions(batch)):
                 self._unreachable.append((client, peer.identity))
         self._out.clear()
 
     def ship(self, client: bytes, lent: m.Lent) -> bool:
         """Send a block's bytes in parts; `shipped` tells when the socket is done with it. False: the client has vanished."""
         peer = self.peers.get(client)
-        if peer is None or (self._out[client] and not self._send(peer.identity, self._out.pop(client))):
+        if peer is None or (self._out[client] and not self._send(peer.identity, self._out.pop(client), peer.backlog)):
             return False
         view = memoryview(self._arena.map(lent.block, lent.size))
-        tracker = None
+        trackers = []
         for offset in range(0, lent.nbytes, m.CHUNK_BYTES):
             part = m.Part(lent.session, lent.epoch, lent.index, lent.head, offset, lent.nbytes, lent.seconds)
             chunk = view[offset : min(offset + m.CHUNK_BYTES, lent.nbytes)]
             try:
                 self.socket.send_multipart([peer.identity, frames.pack([part])], zmq.SNDMORE)
-                tracker = self.socket.send(chunk, copy=False, track=True)
+                trackers.append(self.socket.send(chunk, copy=False, track=True))
             except zmq.ZMQError as e:
                 if e.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                     return False
                 raise
-        assert tracker is not None
-        self._shipping.append((tracker, lent.block))
+        # All of them, whatever pyzmq copies and then calls done: who has the block back writes it.
+        self._shipping.append(_Shipment(zmq.MessageTracker(*trackers), lent.block, client, lent.nbytes))
         return True
 
     def shipped(self) -> list[str]:
-        """Blocks whose bytes have left since the last call. Chunks leave in order, so the last one speaks for all."""
-        done = [block for tracker, block in self._shipping if tracker.done]
+        """Blocks whose bytes have left since the last call."""
+        done = [shipment for shipment in self._shipping if shipment.tracker.done]
         if done:
-            self._shipping = [(tracker, block) for tracker, block in self._shipping if not tracker.done]
-        return done
+            self._shipping = [shipment for shipment in self._shipping if shipment not in done]
+        return [shipment.block for shipment in done]
+
+    def congested(self) -> set[bytes]:
+        """Clients that have not fetched what was made for them, by a slow line or because they don't read: nothing more is made for those.
+
+        Else all the memory would be theirs, and the others, who read, would wait. To be asked after `receive`.
+        """
+        unsent = {client: peer.backlog.nbytes for client, peer in self.peers.items()}
+        for client, nbytes in unsent.items():
+            if nbytes > self._most:
+                self._say("ignoring client %s: it asks and asks, and has not read %.0f MB", self.peers[client].name, nbytes / 1e6)
+                self._ban(self.peers[client].identity)
+        for shipment in self._shipping:
+            unsent[shipment.client] = unsent.get(shipment.client, 0) + shipment.nbytes
+        return {client for client, nbytes in unsent.items() if nbytes > self._quota}
 
     @property
     def busy(self) -> bool:
@@ -239,13 +273,23 @@ class Gate:
             self._client_of.pop(peer.identity, None)
         self._out.pop(client, None)
 
-    def _send(self, identity: bytes, batch: list[Any]) -> bool:
+    def _send(self, identity: bytes, batch: list[Any], backlog: Backlog | None = None) -> bool:
+        data = frames.pack(batch)
         try:
-            self.socket.send_multipart([identity, frames.pack(batch)])
+            if backlog is None or not backlog.due:
+                self.socket.send_multipart([identity, data])
+                tracker = None
+            else:
+                self.socket.send(identity, zmq.SNDMORE)
+                tracker = self.socket.send(data, copy=False, track=True)
         except zmq.ZMQError as e:
             if e.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 return False
             raise
+        if backlog is not None:
+            backlog.sent(len(data) + FRAME_BYTES)
+            if tracker is not None:
+                backlog.mark(tracker)
         return True
 
     def close(self) -> None:

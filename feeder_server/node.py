@@ -152,6 +152,7 @@ class Node:
         self._act(self._drain.begin(self.dispatch, now))
         for block in self._gate.shipped():
             self._act(self.dispatch.shipped(block))
+        self.dispatch.congested = self._gate.congested()
         self._act(self.dispatch.assign(now))
         self._act(self._hedging.look(now))
         self._crew.flush()
@@ -272,6 +273,7 @@ class Node:
         match report:
             case w.Made() | w.MadeBlock():
                 self._supervisor.progressed(slot)
+                self._folders.notice(report)
                 return self.dispatch.made(slot, report)
             case w.Looked():
                 return self.dispatch.looked(slot, report)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from feeder_server.comparing import Comparing
@@ -46,12 +47,14 @@ class Scheduling(Comparing):
         hedged: batches that were given to a second worker.
         hedges_won: how often the second one was first.
         draining: nothing new is begun.
+        congested: clients for which nothing is made at present, see `Gate.congested`.
         hedge_at: when to call `hedge` again; None: not before something else has happened.
     """
 
     hedged = hedges_won = 0
     hedge_at: float | None = None
     draining: bool
+    congested: Collection[bytes]
     _memory: int
     _jobs: int
     _under_way: int
@@ -71,7 +74,8 @@ class Scheduling(Comparing):
             if session is None or not session.queue:
                 self._turn.popleft()
                 continue
-            found = self._next_stream(session) if self.sources[session.source].kind == "stream" else self._next_item(session)
+            find = self._next_stream if self.sources[session.source].kind == "stream" else self._next_item
+            found = None if session.client in self.congested else find(session)
             if found is None:
                 stuck += 1
             else:
@@ -177,7 +181,9 @@ class Scheduling(Comparing):
 
     def _may_be_hedged(self, job: Job) -> bool:
         session = job.session
-        if session.id == PROBE or job.second or job.key in session.twice or self._waits_for(job) is None:
+        if session.id == PROBE or session.client in self.congested or self._waits_for(job) is None:
+            return False
+        if job.second or job.key in session.twice:
             return False
         source = self.sources[session.source]
         return source.kind == "indexed" and not source.exclusive and len(source.slots) > 1

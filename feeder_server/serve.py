@@ -10,6 +10,7 @@ from types import FrameType
 
 from feeder_server.config import ServeConfig
 from feeder_server.display import Display, LiveDisplay, LogDisplay
+from feeder_server.limits import allow_many_connections
 from feeder_server.node import Node
 
 log = logging.getLogger("feeder.node")
@@ -56,6 +57,7 @@ def run(config: ServeConfig, verbose: bool = False) -> None:
         FeederError: the endpoint can't be bound, a source can't be loaded, or workers keep dying.
     """
     display = _display(verbose)
+    allow_many_connections()
     node = Node(config, _announce, display.look)
     Stopper(node).install()
     names = ", ".join(s.name for s in config.sources)

@@ -66,7 +66,8 @@ class Visitor:
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = 200
         self._socket.maxmsgsize = frames.MAX_FRAME
-        self._socket.heartbeat_ivl, self._socket.heartbeat_timeout = 2000, 10000
+        self._socket.heartbeat_ivl = int(frames.HEARTBEAT_SECONDS * 1000)
+        self._socket.heartbeat_timeout = int(frames.DEAD_SECONDS * 1000)
         if keys is not None:
             secure_client(self._socket, keys.own, keys.server)
         self._monitor = self._socket.get_monitor_socket(_EVENTS)

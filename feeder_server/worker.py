@@ -42,6 +42,11 @@ log = logging.getLogger("feeder.worker")
 IDLE_SECONDS = 1.0  # how often an idle worker looks up
 LOAD_FAILED = 3  # exit code, as of the server itself
 FLUSH_SECONDS = 0.001  # a batch that took longer is reported at once
+LOOK_UP_SECONDS = 0.25  # how often a worker that replays epochs looks whether they are still wanted
+
+
+class Abandoned(BaseException):
+    """Nobody wants what is being made. Not an Exception: what goes on after one of the user's must not go on after this."""
 
 
 class Worker:
@@ -65,6 +70,9 @@ class Worker:
         self._tasks: deque[w.Task] = deque()
         self._shown: set[int] = set()  # sources of which the node has seen a batch described
         self._stopped = False
+        self._making: bytes | None = None  # the session for which something is made now
+        self._heard: list[w.ToWorker] = []  # while something was made, and not acted upon yet
+        self._next_look = 0.0
 
     def run(self) -> int:
         """Load the sources, then work until told to stop. Returns the exit code."""
@@ -119,14 +127,15 @@ class Worker:
         wait = 0.0 if self._tasks else IDLE_SECONDS
         if wait:
             self._link.flush()
-        for message in self._link.receive(wait):
-            self._take(message)
+        self._take_all(wait)
         if self._tasks and not self._stopped:
             started = time.perf_counter()
             task = self._tasks.popleft()
             if self._beacon is not None:
                 self._beacon.mark(task.task)
+            self._making, self._next_look = task.copy, time.monotonic() + LOOK_UP_SECONDS
             self._make(task)
+            self._making = None
             if self._beacon is not None:
                 self._beacon.mark(IDLE)
             if not self._tasks or time.perf_counter() - started > FLUSH_SECONDS:
@@ -135,6 +144,17 @@ class Worker:
     def _begin_step(self, timed: bool) -> None:
         if self._beacon is not None:
             self._beacon.step(timed)
+        if self._making is not None and (now := time.monotonic()) >= self._next_look:
+            # Between two epochs, of which there may be thousands to replay, for a training that has ended meanwhile.
+            self._next_look = now + LOOK_UP_SECONDS
+            self._heard += self._link.receive(0)
+            if any(isinstance(message, w.Drop) and message.session == self._making for message in self._heard):
+                raise Abandoned
+
+    def _take_all(self, wait: float) -> None:
+        heard, self._heard = self._heard, []
+        for message in (*heard, *self._link.receive(0 if heard else wait)):
+            self._take(message)
 
     def _take(self, message: w.ToWorker) -> None:
         match message:
@@ -182,7 +202,7 @@ class Worker:
                 self._look(task, batch, encoded, changed(before, copies.subject(task.copy)))
             del batch  # nobody but the user's code may hold it when its block is lent
             self._report(task, encoded, started)
-        except StreamEnded:
+        except (StreamEnded, Abandoned):
             self._link.put(w.TaskEnded(task.task))
         except ArenaFullError as e:
             text = f"{e}. Make room there, or start the server with a lower --memory or fewer --workers"
@@ -206,8 +226,7 @@ class Worker:
             data = bytes(encoded.to_bytes())
             self._link.put(w.Made(task.task, encoded.head, data, time.perf_counter() - started))
             return
-        for message in self._link.receive(0):  # blocks may have come back meanwhile
-            self._take(message)
+        self._take_all(0)  # blocks may have come back meanwhile
         nbytes = encoded.nbytes
         block = self._scratch.lend(encoded) or self._written(encoded)
         seconds = time.perf_counter() - started

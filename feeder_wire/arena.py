@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feeder_wire.errors import ProtocolError
+from feeder_wire.mapping import map_file, unmap
 from feeder_wire.messages import BLOCK_NAME
 
 log = logging.getLogger("feeder.arena")
@@ -57,11 +58,16 @@ def parents(need_bytes: int = 0) -> list[Path]:
     and so it is passed over there.
     """
     found = []
-    shm = os.environ.get("FEEDER_SHM_DIR", "/dev/shm" if sys.platform == "linux" else "")
+    shm = shared_memory()
     if shm and os.access(shm, os.W_OK | os.X_OK) and free_bytes(shm) >= need_bytes:
         found.append(Path(shm))
     found.append(Path(tempfile.gettempdir()))
     return found
+
+
+def shared_memory() -> str:
+    """The folder that is memory and not disk; empty where there is none."""
+    return os.environ.get("FEEDER_SHM_DIR", "/dev/shm" if sys.platform == "linux" else "")
 
 
 def free_bytes(folder: str | os.PathLike[str]) -> int:
@@ -267,7 +273,7 @@ class ArenaWriter:
     def close(self) -> None:
         """Unmap everything. The files go with the node's directory."""
         for block in (*self._free, *self._lent.values()):
-            _unmap(block.view)
+            unmap(block.view)
         self._free.clear()
         self._lent.clear()
 
@@ -300,7 +306,7 @@ class ArenaWriter:
         raise ArenaFullError(f"no room for a batch of {size / 1e6:.1f} MB: {free}")
 
     def _discard(self, block: Block) -> None:
-        _unmap(block.view)
+        unmap(block.view)
         self.dropped.append(block.name)
         if not self._unlink(block.name):
             self._doomed.append(block.name)
@@ -323,7 +329,7 @@ def _map_new(path: Path, size: int) -> mmap.mmap:
             raise OSError("no space left")
         else:
             os.ftruncate(fd, size)
-        return mmap.mmap(fd, size, access=mmap.ACCESS_WRITE)
+        return map_file(fd, size)
     except BaseException:
         os.close(fd)
         path.unlink(missing_ok=True)
@@ -332,13 +338,6 @@ def _map_new(path: Path, size: int) -> mmap.mmap:
     finally:
         if fd != -1:
             os.close(fd)
-
-
-def _unmap(view: mmap.mmap) -> None:
-    try:
-        view.close()
-    except BufferError:  # somebody still looks at it: the mapping goes with the last view
-        pass
 
 
 class ArenaReader:
@@ -382,7 +381,7 @@ class ArenaReader:
             try:
                 if os.fstat(fd).st_size < size:
                     raise ProtocolError(f"block {name} is smaller than the {size} bytes announced")
-                made = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE)
+                made = map_file(fd, size)
             finally:
                 os.close(fd)
         except (OSError, ValueError) as e:

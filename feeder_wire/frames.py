@@ -22,6 +22,9 @@ from feeder_wire.errors import ProtocolError, RemoteError
 
 MAX_FRAME = 64 * 1024 * 1024
 """First frames above this size are refused unread."""
+HEARTBEAT_SECONDS = 2.0
+DEAD_SECONDS = 10.0
+"""A connection is given up when no frame has come for so long, not even the answer to a heartbeat."""
 _SHORT = 1 << 14  # items of a list that msgpack may read by itself
 _LONG = 1 << 18  # bytes of a frame from which on its lists are counted, and how many there may be
 _FIELDS = 64  # more than any message has, or an item of a list in it

@@ -37,8 +37,12 @@ WIRE_VERSION = 2
 
 INLINE_BYTES = 32 * 1024
 """Batches up to this size travel inside the message; a block and its release would cost more than two small copies."""
-CHUNK_BYTES = 1024 * 1024
-"""Payload of one `Part`: large enough to keep the socket busy, small enough to stay in the cache while it is copied."""
+CHUNK_BYTES = 256 * 1024
+"""Payload of one `Part`: large enough to keep the socket busy, small enough to stay in the cache while it is copied.
+
+And small enough for slow lines. ZeroMQ takes a frame for a sign of life when all of it has come: one that takes longer than
+`frames.DEAD_SECONDS` breaks the connection, and after the next attempt the same again, for ever.
+"""
 
 # --------------------------------------------------------------------------------------------------------- client to node
 

@@ -32,6 +32,7 @@ ALLOWED = {
     },
     "msgpack": {"feeder_wire/codec.py", "feeder_wire/frames.py"},
     "pickle": {"feeder_wire/parcel.py"},
+    "wall clock": {"feeder_wire/arena.py"},  # the age of a file that another process has made
     "print": {"feeder_server/cli.py", "feeder_server/demo.py"},
     "ml": {
         "feeder_client/sequence.py",
@@ -198,6 +199,28 @@ def test_no_multiprocessing_and_no_fork() -> None:
     assert not forks
 
 
+WALL_CLOCK = {"time": {"time", "time_ns", "localtime", "gmtime"}, "datetime": {"now", "utcnow", "today"}, "date": {"today"}}
+
+
+def wall_clock_in(tree: ast.AST) -> list[int]:
+    """Returns the lines on which the time of day is asked for, under whatever name it was imported."""
+    names = {a.asname or a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == "time" for a in n.names}
+    found = []
+    for n in ast.walk(tree):
+        if isinstance(n, ast.Attribute):
+            owner = n.value.attr if isinstance(n.value, ast.Attribute) else getattr(n.value, "id", "")
+            if n.attr in WALL_CLOCK.get(owner, ()):
+                found.append(n.lineno)
+        elif isinstance(n, ast.Name) and n.id in names & WALL_CLOCK["time"]:
+            found.append(n.lineno)
+    return found
+
+
+def test_deadlines_are_monotonic() -> None:
+    """Somebody sets the clock, or a daemon does, and nothing times out or waits for an hour. The stamps in the log are logging's."""
+    assert not [f"{m.name}:{line}" for m in modules() if m.name not in ALLOWED["wall clock"] for line in wall_clock_in(m.tree)]
+
+
 def test_no_ipc_endpoints() -> None:
     """Windows has none; a file named in an endpoint would be one more thing to leave behind."""
     found = []
@@ -262,3 +285,22 @@ class TestTheRulesThemselves:
     )
     def test_imports_are_seen(self, code: str, expected: list[tuple[str, bool]]) -> None:
         assert self.found(code) == expected
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "x = time.time() + 5",
+            "f(clock=time.time)",
+            "from time import time\ntime()",
+            "datetime.datetime.now()",
+            "datetime.now()",
+            "date.today()",
+        ],
+    )
+    def test_the_time_of_day_is_seen(self, code: str) -> None:
+        assert wall_clock_in(ast.parse(code))
+
+    def test_other_clocks_are_not(self) -> None:
+        assert not wall_clock_in(
+            ast.parse("time.monotonic(); time.perf_counter(); isinstance(v, datetime.time); from time import monotonic")
+        )

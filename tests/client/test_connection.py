@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import zmq
 
-from feeder_client.connection import Connection
+from feeder_client.connection import Connection, Keys
 from feeder_wire import messages as m
 from feeder_wire.arena import ArenaWriter
+from feeder_wire.security import KeyPair
 
 SESSION = b"s" * 16
 
@@ -72,3 +73,25 @@ def test_a_restarted_node_gets_nothing_of_the_old_one(connection: Connection, tm
     welcome(connection, tmp_path, nonce="another")
     old.give_back(name)
     assert released(connection) == []
+
+
+class TestHandshakesThatAreClosed:
+    """By a server that is starting, by a tunnel whose far end is not there, or by a server with another key: libzmq can't tell which."""
+
+    KEYS = Keys(KeyPair.fresh(), KeyPair.fresh().public)
+
+    def test_often_and_for_long_it_is_the_keys(self, connection: Connection) -> None:
+        connection.keys = self.KEYS
+        assert [connection._refuses_handshakes(now) for now in (10.0, 10.1, 10.2, 12.0, 15.0)] == [False] * 4 + [True]
+
+    def test_rarely_it_is_not(self, connection: Connection) -> None:
+        connection.keys = self.KEYS
+        assert [connection._refuses_handshakes(now) for now in (10.0, 20.0)] == [False] * 2
+
+    def test_without_keys_it_never_is(self, connection: Connection) -> None:
+        assert not any(connection._refuses_handshakes(float(now)) for now in range(50))
+
+    def test_nor_where_the_server_has_let_us_in_before(self, connection: Connection, tmp_path: Path) -> None:
+        connection.keys = self.KEYS
+        welcome(connection, tmp_path)
+        assert not any(connection._refuses_handshakes(float(now)) for now in range(50))

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from feeder_client.order import Order
 from feeder_client.window import AHEAD_SECONDS, MAX_DEPTH, Credits, Key, Node, Request, Window, gather
+from tests.system.varying import size_of
 
 SETTINGS = settings(deadline=None, database=None, max_examples=300, stateful_step_count=50)
 MANY = 1 << 40
@@ -387,7 +388,43 @@ def test_the_limit_is_the_sum_of_the_shares_within_the_memory() -> None:
     assert credits.limit() == 3
     credits.learn(0, 10**6, 1.0)
     assert credits.limit() == 1, "one batch is always allowed"
-    assert Credits(MANY, prefetch=17).limit() == 17
+    told = Credits(MANY, prefetch=17)
+    told.nodes = {0: Node(8)}
+    assert told.limit() == 17
+
+
+def test_much_is_asked_for_only_when_some_have_come() -> None:
+    """How large they are isn't known before; small ones come first, for they travel faster."""
+    for credits, most in ((Credits(MANY), 4 * MAX_DEPTH + 1), (Credits(MANY, prefetch=1000), 1000)):
+        credits.nodes = {0: Node(4, seconds=1e-6)}
+        limits = []
+        for _ in range(1000):
+            limits.append(credits.limit())
+            credits.learn(0, 10, 1e-6)
+        assert limits[:4] == [9, 11, 13, 15]
+        assert limits[-1] == most
+
+
+@pytest.mark.parametrize("prefetch", [None, 500])
+def test_batches_of_all_sizes_stay_within_the_memory(prefetch: int | None) -> None:
+    """Some are taken now and then; of those that are made at one time the small ones come first."""
+    memory, largest = 8 << 20, 4 << 20
+    window = Window(Credits(memory, prefetch))
+    window.replan(((0, i) for i in itertools.count()), 0)
+    window.node_opened(0, 2)
+    owed: list[Key] = []
+    stored: list[Key] = []
+    most = 0
+    for _ in range(2000):
+        owed += [(request.epoch, index) for request in window.fill(0) for index in request.indices]
+        for key in sorted(owed[:6], key=lambda key: size_of(key[1], largest))[:3]:
+            owed.remove(key)
+            assert window.arrived(key, 0, size_of(key[1], largest), 1e-4)
+            stored.append(key)
+        most = max(most, sum(size_of(index, largest) for _, index in stored))
+        if stored:
+            window.taken(stored.pop(0))
+    assert 0 < most <= memory + largest
 
 
 def test_a_large_batch_is_remembered_for_a_while() -> None:
@@ -396,9 +433,12 @@ def test_a_large_batch_is_remembered_for_a_while() -> None:
     credits.learn(0, 500, 1.0)
     for _ in range(100):
         credits.learn(0, 10, 1.0)
+    assert credits.batch_bytes > 250
+    for _ in range(900):
+        credits.learn(0, 10, 1.0)
     assert credits.batch_bytes <= 20
     credits.learn(9, 10, 1.0)  # of a node that is gone
-    assert credits.nodes[0].delivered == 101
+    assert credits.nodes[0].delivered == 1001
 
 
 def test_the_node_with_the_most_room_is_picked() -> None:

@@ -277,6 +277,32 @@ def test_a_copy_that_failed_on_its_way_is_not_used() -> None:
     assert copies.item(A, 3, 0) == 3
 
 
+def test_an_epoch_that_no_training_comes_to() -> None:
+    """All before it would be replayed, for years; what is asked for next is there all the same."""
+    copies = Copies(lambda: build(Shuffled, {}, shard=None), seed=1, slot=0, slots=1)
+    expected = copies.item(A, 1, 0)
+    with pytest.raises(ValueError, match="epoch 4611686018427387904 is more than 1000000 epochs after epoch 1"):
+        copies.item(A, 2**62, 0)
+    assert copies.item(A, 1, 0) == expected
+
+
+def test_one_that_is_given_up_on_its_way_is_not_used() -> None:
+    """By `on_step`, which raises: the session has ended meanwhile."""
+    steps = 0
+
+    def on_step(timed: bool) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 10:
+            raise KeyboardInterrupt
+
+    copies = Copies(lambda: build(Shuffled, {}, shard=None), seed=1, slot=0, slots=1, on_step=on_step)
+    with pytest.raises(KeyboardInterrupt):
+        copies.item(A, 1000, 0)
+    undisturbed = Copies(lambda: build(Shuffled, {}, shard=None), seed=1, slot=0, slots=1)
+    assert copies.item(A, 3, 2) == undisturbed.item(A, 3, 2)
+
+
 def test_a_source_that_can_not_be_built() -> None:
     class Fails:
         def __init__(self) -> None:

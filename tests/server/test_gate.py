@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import zmq
@@ -14,22 +15,23 @@ from feeder_server.gate import LEASE_SECONDS, PORTION_BYTES, Gate
 from feeder_server.target import parse_target
 from feeder_wire import frames
 from feeder_wire import messages as m
-from feeder_wire.arena import ArenaReader
+from feeder_wire.arena import ArenaReader, ArenaWriter
 from feeder_wire.errors import RemoteError
+from tests.serving import until
 
 SESSION, CLIENT = b"s" * 16, b"c" * 16
 
 
 @contextmanager
-def talking() -> Iterator[tuple[Gate, zmq.Socket[bytes]]]:
-    """A gate, and a client that has said Hello to it."""
+def talking(folder: str | None = None, rcvhwm: int = 0) -> Iterator[tuple[Gate, zmq.Socket[bytes]]]:
+    """A gate, and a client that has said Hello to it. `folder`: of blocks; `rcvhwm`: messages that the client takes unread, 0: all."""
     context = zmq.Context()
     config = ServeConfig((SourceEntry("default", target=parse_target("augment.py:train")),), bind="tcp://127.0.0.1:0")
-    gate = Gate(context, config, ArenaReader([]))
+    gate = Gate(context, config, ArenaReader([folder] if folder else []))
     dealer = context.socket(zmq.DEALER)
     try:
         dealer.linger = 0
-        dealer.rcvhwm = 0
+        dealer.rcvhwm = rcvhwm
         dealer.maxmsgsize = frames.MAX_FRAME
         dealer.connect(gate.endpoint)
         dealer.send(frames.pack([m.Hello(m.WIRE_VERSION, CLIENT, "test")]))
@@ -94,6 +96,25 @@ def test_heads_and_errors_count_too(message: m.ToClient) -> None:
         found, pieces = received(dealer, 120)
         assert found == [message] * 120
         assert pieces > 10
+
+
+@pytest.mark.parametrize("rest", [0, 10, m.CHUNK_BYTES // 2])
+def test_a_block_is_free_when_all_of_it_has_left(tmp_path: Path, rest: int) -> None:
+    """Also where the last piece is so short that it is copied, and has left the block before those that come first."""
+    nbytes = 256 * m.CHUNK_BYTES + rest  # more than the system takes in for somebody who doesn't read
+    writer = ArenaWriter([str(tmp_path)], 0, 1, 1 << 30)
+    block = writer.take(nbytes)
+    with talking(str(tmp_path), rcvhwm=1) as (gate, dealer):
+        assert gate.ship(CLIENT, m.Lent(SESSION, 0, 0, b"head", block.name, block.size, nbytes, 0.0))
+        for _ in range(100):
+            assert gate.shipped() == [] and gate.busy
+            dealer.poll(1)
+        come = 0
+        while come < nbytes:
+            assert dealer.poll(10_000), f"{come} of {nbytes} bytes have come"
+            come += len(dealer.recv_multipart()[1])
+        until(lambda: gate.shipped() == [block.name], "the block is free")
+    writer.close()
 
 
 def test_nothing_is_sent_for_nothing() -> None:

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import zmq
 
@@ -26,7 +25,7 @@ from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
 from feeder_wire.errors import RemoteError
 from tests.serving import SOURCES, Serving, serve, until
-from tests.sources import pattern
+from tests.system.training import Training, is_pattern
 from tests.wire.mutating import mutated
 from tests.wire.test_fuzz import SEED
 
@@ -92,42 +91,10 @@ def shout(endpoint: str, rng: random.Random) -> None:
             pass
 
 
-class Training:
-    """A good client that reads pass after pass in a thread, and notes what isn't as it should be."""
-
-    def __init__(self, client: FeederClient, n: int, nbytes: int) -> None:
-        self.passes, self.wrong = 0, []  # type: tuple[int, list[str]]
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(client, n, nbytes))
-        self._thread.start()
-
-    def _run(self, client: FeederClient, n: int, nbytes: int) -> None:
-        try:
-            while not self._ending.is_set():
-                got = 0
-                for i, batch in enumerate(client):
-                    got += 1
-                    if not np.array_equal(batch, pattern(i, nbytes)):
-                        self.wrong.append(f"batch {i} of pass {self.passes}")
-                if got != n:
-                    self.wrong.append(f"{got} batches in pass {self.passes}")
-                self.passes += 1
-        except BaseException as e:
-            self.wrong.append(repr(e))
-
-    def end(self) -> None:
-        """Ends with the pass under way; fails if anything was wrong."""
-        self._ending.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
-        assert not self.wrong
-        assert self.passes > 0
-
-
 def test_a_node_between_a_training_and_some_thousand_mutated_frames(tmp_path: Path) -> None:
     rng = random.Random(SEED)
     with serve(tmp_path, f"{SOURCES}:Blocks", "-a", "n=40", workers=2) as node, FeederClient(node.endpoint) as client:
-        training = Training(client, 40, 64 * 1024)
+        training = Training(client, 40, is_pattern(64 * 1024))
         try:
             until(lambda: training.passes or training.wrong, "the training is under way")
             for _ in range(5):  # what is allocated once
@@ -171,7 +138,7 @@ def test_the_workers_port(tmp_path: Path) -> None:
     with serve(tmp_path, f"{SOURCES}:Blocks", "-a", "n=40", workers=2) as node, FeederClient(node.endpoint) as client:
         listening = {c.laddr.port for c in psutil.Process(node.pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN}
         (port,) = listening - {int(node.endpoint.rpartition(":")[2])}
-        training = Training(client, 40, 64 * 1024)
+        training = Training(client, 40, is_pattern(64 * 1024))
         try:
             for _ in range(8):
                 with dealer(f"tcp://127.0.0.1:{port}") as peer:
@@ -272,7 +239,7 @@ def test_a_client_of_a_good_node_and_a_fake_one(tmp_path: Path, fake: FakeNode, 
     psutil = pytest.importorskip("psutil")
     caplog.set_level(logging.WARNING, "feeder.client")
     with serve(tmp_path, f"{SOURCES}:Blocks", "-a", "n=40") as node, FeederClient([node.endpoint, fake.endpoint]) as client:
-        training = Training(client, 40, 64 * 1024)
+        training = Training(client, 40, is_pattern(64 * 1024))
         try:
             until(lambda: training.passes > 1 or training.wrong, "the training is under way")
             rss, hellos, before = psutil.Process().memory_info().rss, fake.hellos, time.monotonic()
