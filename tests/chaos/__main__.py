@@ -1,0 +1,95 @@
+"""`python -m tests.chaos`: servers and trainings, faults at random, and a check of every batch. See tests/README.md."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.chaos.plan import FAULTS, draw_world, plan, possible
+from tests.chaos.report import table
+from tests.chaos.run import Run
+from tests.serving import ON_WINDOWS
+
+SEED_MINUTES = 2.0
+"""A run that is to take longer consists of several, each with a seed of its own: worlds differ as much as plans do."""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, help="of the plan; default: a random one, which is printed")
+    parser.add_argument("--minutes", type=float, default=5.0, help="how long in all; a new seed, the next number, every two minutes")
+    parser.add_argument("--nodes", type=int, choices=[1, 2, 3], help="how many servers; default: as the seed says")
+    parser.add_argument("--faults", help="only these kinds, separated by commas")
+    parser.add_argument("--no-fit", action="store_true", help="no real Keras among the trainings")
+    parser.add_argument("--list", action="store_true", help="say what kinds of faults there are, and end")
+    options = parser.parse_args(argv)
+    options.kinds = [kind.strip() for kind in options.faults.split(",")] if options.faults else list(FAULTS)
+    unknown = sorted(set(options.kinds) - set(FAULTS))
+    if unknown:
+        parser.error(f"no such faults: {', '.join(unknown)}; see --list")
+    return options
+
+
+def listed() -> str:
+    """The kinds of faults, in words."""
+    lines = []
+    for kind, fault in FAULTS.items():
+        without = " (left out on Windows, which has no such signal)" if fault.posix else ""
+        lines.append(f"{kind:20} {fault.what}{without}")
+    return "\n".join(lines)
+
+
+def one_run(seed: int, seconds: float, options: argparse.Namespace) -> bool:
+    """One seed; returns whether all was well."""
+    world = draw_world(seed, options.nodes, fit=not options.no_fit)
+    kinds = possible(world, options.kinds, posix=not ON_WINDOWS)
+    print(f"seed {seed}: nodes with {world.workers} workers, absent {world.absent}, {world.node_memory} each; no {left_out(options, kinds)}")
+    for number, trainer in enumerate(world.trainers):
+        print(f"  trainer {number}: {trainer}")
+    if not kinds:
+        print("none of these faults fits this world")
+        return True
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    outcome = Run(world, plan(world, kinds), folder, lambda line: print(line, flush=True)).run(seconds)
+    print(table(outcome))
+    if not outcome.ok:
+        print(outcome.logs)
+        print("\n".join(outcome.problems))
+        chosen = "".join([f" --nodes {options.nodes}" if options.nodes else "", f" --faults {options.faults}" if options.faults else ""])
+        print(f"FAILED; journals are in {folder}. Again: python -m tests.chaos --seed {seed} --minutes {seconds / 60:.3g}{chosen}"
+              + (" --no-fit" if options.no_fit else ""))  # fmt: skip
+    return outcome.ok
+
+
+def left_out(options: argparse.Namespace, kinds: Sequence[str]) -> str:
+    """The faults that were asked for and don't come, for the user."""
+    return ", ".join(kind for kind in options.kinds if kind not in kinds) or "fault is left out"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs for so long; stops at the first seed that fails."""
+    options = parse(argv)
+    if options.list:
+        print(listed())
+        return 0
+    seed = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
+    end = time.monotonic() + 60 * options.minutes
+    while (left := end - time.monotonic()) > 0:
+        # Not a scrap at the end, in which nothing can happen.
+        seconds = left if left < 1.5 * 60 * SEED_MINUTES else 60 * SEED_MINUTES
+        if not one_run(seed, seconds, options):
+            return 1
+        seed += 1
+        if end - time.monotonic() < 30:
+            break
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

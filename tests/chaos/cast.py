@@ -1,0 +1,255 @@
+"""The processes of a chaos run: nodes on fixed ports, which come and go, and trainers, which are read through their journals."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.books import Book
+from tests.chaos.plan import TrainerPlan, World
+from tests.chaos.reference import SOURCES as SOURCE_FILE
+from tests.chaos.reference import Reference
+from tests.proxy import Proxy
+from tests.serving import ON_WINDOWS, Running, Serving, workers_of
+
+ROOT = Path(__file__).resolve().parents[2]
+READY = "feeder-server ready at"
+BATCH_TIMEOUT = 4  # seconds that a worker may take for a batch
+TRAINER_STEP = 0.002
+SERVED: dict[str, tuple[str, dict[str, object]]] = {
+    "shuffled": ("Shuffled", {"n": 40, "rows": 8}),  # travels inside of messages
+    "large": ("Shuffled", {"n": 12, "rows": 52_000}),  # 2 MB
+    "sharded": ("sharded", {"n": 45, "rows": 2000}),  # 80 kB
+    "flawed": ("Flawed", {"n": 40, "rows": 100}),
+}
+ENV = {"PYTHONFAULTHANDLER": "1", "PYTHONPATH": str(ROOT)}  # so that SIGABRT shows where each thread is
+
+
+def quiet_port(rng: random.Random) -> int:
+    """A free port below those that systems give to connections: while its node is down, nobody else must get it."""
+    while True:
+        port = rng.randrange(15_000, 30_000)
+        with socket.socket() as s:
+            if not ON_WINDOWS:  # there it would let two have one port
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def pause(pid: int, on: bool) -> None:
+    """Stops or continues a process, where there are such signals."""
+    if sys.platform != "win32":
+        os.kill(pid, signal.SIGSTOP if on else signal.SIGCONT)
+
+
+class Node:
+    """A node, with its port, and a folder for orders to its workers."""
+
+    def __init__(self, number: int, folder: Path, world: World) -> None:
+        self.number, self.workers = number, world.workers[number]
+        self.folder = folder / f"node-{number}"
+        self.orders = self.folder / "orders"
+        self.orders.mkdir(parents=True)
+        self.endpoint = f"tcp://127.0.0.1:{quiet_port(random.Random())}"
+        self.wanted = False  # whether it is meant to run
+        self.stopped = False
+        self.starts = 0
+        self.swept = True  # no folder of one that was killed is left
+        self.running: Serving | None = None
+        self._ordered = 0
+        self._arguments: list[str] = []
+        for name, (attr, args) in SERVED.items():
+            self._arguments.append(f"{name}={SOURCE_FILE}:{attr}")
+            for key, value in {**args, "orders": str(self.orders)}.items():
+                self._arguments += ["-a", f"{name}.{key}={json.dumps(value)}"]
+        self._arguments += ["--workers", str(self.workers), "--bind", self.endpoint, "--seed", str(world.seed), "--max-retries", "40"]
+        self._arguments += ["--memory", world.node_memory, "--batch-timeout", str(BATCH_TIMEOUT)]
+
+    def __str__(self) -> str:
+        return f"node {self.number}"
+
+    def start(self) -> None:
+        """Start it; it is there when `up`."""
+        self.wanted, self.stopped = True, False
+        self.starts += 1
+        self.running = Serving(self.folder, *self._arguments, env=ENV)
+
+    @property
+    def up(self) -> bool:
+        """Whether it serves, or at least listens."""
+        return self.wanted and not self.stopped and self.running is not None and READY in self.running.stdout
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended, and nobody wanted it to."""
+        return self.wanted and self.running is not None and self.running.popen.poll() is not None
+
+    def end(self, name: str) -> None:
+        """Ends it by a signal, and waits until it has gone."""
+        assert self.running is not None
+        self.wanted = False
+        if self.stopped:
+            self.pause(False)
+        self.running.signal(name)
+        self.running.wait(60)
+
+    def pause(self, on: bool) -> None:
+        """SIGSTOP, or SIGCONT."""
+        assert self.running is not None
+        self.stopped = on
+        pause(self.running.pid, on)
+
+    def victims(self) -> list[int]:
+        """Process ids of its workers."""
+        return sorted(workers_of(self.running.pid)) if self.running is not None else []
+
+    def order(self, what: str) -> None:
+        """Lets one of its workers fail at the next batch."""
+        self._ordered += 1
+        (self.orders / f"{what}-{self._ordered:06}").touch()
+
+
+@dataclass(slots=True)
+class Trainer:
+    """A training: its process of the moment, its journal, its book."""
+
+    number: int
+    plan: TrainerPlan
+    folder: Path
+    endpoints: list[str]
+    proxies: list[Proxy]
+    book: Book
+    running: Running | None = None
+    wanted: bool = False
+    stopped: bool = False
+    starts: int = 0
+    since: float = 0.0  # when the last batch came, or the process began
+    left: dict[str, list[str]] | None = None
+    gaps: list[tuple[float, float]] = field(default_factory=list)  # waits that are longer than some seconds, not yet looked at
+    _read: int = 0
+    _rest: bytes = b""
+
+    def __str__(self) -> str:
+        return f"trainer {self.number} ({self.plan.kind} of {self.plan.source})"
+
+    def start(self) -> None:
+        """Start it; it goes on where the one before it has saved its position."""
+        plan = self.plan
+        options: dict[str, Any] = {"transport": plan.transport, "prefetch": plan.prefetch, "lookahead": plan.lookahead}
+        options |= {"memory": plan.memory, "connect_timeout": 300.0}
+        if plan.source == "flawed":
+            options |= {"on_error": "skip", "skip_budget": 1000}
+        settings = {"kind": plan.kind, "source": plan.source, "endpoints": self.endpoints, "options": options}
+        settings |= {"every": plan.every, "step": TRAINER_STEP, "shuffle": plan.shuffle}
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "settings.json").write_text(json.dumps(settings))
+        self.wanted, self.stopped, self.left = True, False, None
+        self.starts += 1
+        self.since = time.monotonic()
+        command = [sys.executable, "-m", "tests.chaos.trainer", str(self.folder / "settings.json")]
+        self.running = Running(command, ROOT, ENV)
+
+    @property
+    def up(self) -> bool:
+        """Whether it runs."""
+        return self.wanted and not self.stopped
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended in another way than it should."""
+        return self.wanted and self.running is not None and self.running.popen.poll() is not None and self.left is None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended in order."""
+        return self.left is not None and self.running is not None and self.running.popen.poll() is not None
+
+    def kill(self) -> None:
+        """Ends it as `kill -9` does."""
+        assert self.running is not None
+        self.wanted = False
+        self.running.popen.kill()
+        self.running.wait()
+        self.read(0)
+        # What it was writing when it was killed is no line.
+        self._rest = b""
+        with (self.folder / "journal").open("ab") as file:
+            if file.tell() and self._torn():
+                file.write(b"\n")
+
+    def _torn(self) -> bool:
+        return not (self.folder / "journal").read_bytes().endswith(b"\n")
+
+    def pause(self, on: bool) -> None:
+        """SIGSTOP, or SIGCONT."""
+        assert self.running is not None
+        self.stopped = on
+        pause(self.running.pid, on)
+
+    def tell_to_end(self) -> None:
+        """It ends at the end of the pass."""
+        (self.folder / "stop").touch()
+
+    def read(self, long: float) -> int:
+        """Reads what is new in the journal. Waits longer than `long` seconds go to `gaps`. Returns how many batches came."""
+        path = self.folder / "journal"
+        if not path.exists():
+            return 0
+        with path.open("rb") as file:
+            file.seek(self._read)
+            data = file.read()
+        self._read += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        before = self.book.delivered
+        for line in lines:
+            self._take(line.decode().split(" ", 2), long)
+        return self.book.delivered - before
+
+    def _take(self, words: list[str], long: float) -> None:
+        match words:
+            case ["start", count, at]:
+                self.book.back_to(int(count))
+                self._waited(float(at), long)
+            case ["batch", found, at]:
+                self.book.came(found)
+                self._waited(float(at), long)
+            case ["changed", found]:
+                self.book.corrupted(found)
+            case ["left", *rest]:
+                self.left = json.loads(" ".join(rest))
+            case _:  # torn by a kill
+                return
+
+    def _waited(self, at: float, long: float) -> None:
+        if at - self.since > long:
+            self.gaps.append((self.since, at))
+        self.since = at
+
+
+def cast(world: World, folder: Path) -> tuple[list[Node], list[Trainer]]:
+    """Makes all of them; none is started."""
+    nodes = [Node(number, folder, world) for number in range(len(world.workers))]
+    references: dict[str, Reference] = {}
+    trainers = []
+    for number, plan in enumerate(world.trainers):
+        attr, args = SERVED[plan.source]
+        if plan.source not in references:
+            references[plan.source] = Reference(attr, args, world.seed, list(world.workers))
+        reference = references[plan.source]
+        proxies = [Proxy(node.endpoint, world.seed) for node in nodes] if plan.proxied else []
+        endpoints = [proxy.endpoint for proxy in proxies] or [node.endpoint for node in nodes]
+        ordered = plan.source != "sharded" and not plan.shuffle
+        book = Book(f"trainer {number}", reference.digests, ordered)
+        trainers.append(Trainer(number, plan, folder / f"trainer-{number}", endpoints, proxies, book))
+    return nodes, trainers
