@@ -14,6 +14,7 @@ import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from feeder_client.greeting import says_something
 from feeder_client.payload import Borrowed, Bytes, Loan, Owned, Payload, small
 from feeder_wire import codec, frames
 from feeder_wire import messages as m
@@ -33,7 +34,7 @@ _EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 _HANDSHAKES_BEFORE_BLAME = 3
-"""A server that closes connections during the handshake may be starting; after so many in a row it is the keys."""
+"""A server that closes connections during the handshake may be starting; after so many in a row it is the keys, if there is a server."""
 
 
 class Stale(Exception):
@@ -85,6 +86,7 @@ class Connection:
     _nonce: str = ""
     _lent: set[str] = field(default_factory=set)  # blocks that the node believes to be ours
     _bad_handshakes: int = 0
+    _known: bool = False  # a node has let us in there, so who hangs up now is a relay in front of one that is away
     _misses: int = 0  # blocks in a row that could not be mapped
     _out: list[m.ToNode] = field(default_factory=list)
     _pieces: dict[tuple[bytes, int, int], _Pieces] = field(default_factory=dict)
@@ -147,8 +149,10 @@ class Connection:
                 yield self._blame()
             elif event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_DISCONNECTED):
                 self._bad_handshakes += 1
-                if self._bad_handshakes >= _HANDSHAKES_BEFORE_BLAME:
-                    yield self._blame()
+                if not self._known and self._bad_handshakes >= _HANDSHAKES_BEFORE_BLAME:
+                    if says_something(self.endpoint):
+                        yield self._blame()
+                    self._bad_handshakes = 0
 
     def _blame(self) -> str:
         if self.keys is None:
@@ -206,7 +210,7 @@ class Connection:
             self.loan = Loan(reader, welcome.lend_bytes, self.wake)
             self._lent.clear()
             self._nonce = welcome.nonce
-        self.welcomed = True
+        self.welcomed = self._known = True
 
     def _borrow(self, lent: m.Lent) -> Payload:
         if self.loan is None or not self.maps:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +29,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, choices=[1, 2, 3], help="how many servers; default: as the seed says")
     parser.add_argument("--faults", help="only these kinds, separated by commas")
     parser.add_argument("--no-fit", action="store_true", help="no real Keras among the trainings")
+    parser.add_argument("--sabotage", default="", choices=["lose", "double", "change", "seed", "leave"], help="to see the run fail")
     parser.add_argument("--list", action="store_true", help="say what kinds of faults there are, and end")
     options = parser.parse_args(argv)
     options.kinds = [kind.strip() for kind in options.faults.split(",")] if options.faults else list(FAULTS)
@@ -49,14 +52,16 @@ def one_run(seed: int, seconds: float, options: argparse.Namespace) -> bool:
     """One seed; returns whether all was well."""
     world = draw_world(seed, options.nodes, fit=not options.no_fit)
     kinds = possible(world, options.kinds, posix=not ON_WINDOWS)
-    print(f"seed {seed}: nodes with {world.workers} workers, absent {world.absent}, {world.node_memory} each; no {left_out(options, kinds)}")
+    print(
+        f"seed {seed}: nodes with {world.workers} workers, absent {world.absent}, {world.node_memory} each; no {left_out(options, kinds)}"
+    )
     for number, trainer in enumerate(world.trainers):
         print(f"  trainer {number}: {trainer}")
     if not kinds:
         print("none of these faults fits this world")
         return True
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    outcome = Run(world, plan(world, kinds), folder, lambda line: print(line, flush=True)).run(seconds)
+    outcome = Run(world, plan(world, kinds), folder, lambda line: print(line, flush=True), options.sabotage).run(seconds)
     print(table(outcome))
     if not outcome.ok:
         print(outcome.logs)
@@ -64,6 +69,8 @@ def one_run(seed: int, seconds: float, options: argparse.Namespace) -> bool:
         chosen = "".join([f" --nodes {options.nodes}" if options.nodes else "", f" --faults {options.faults}" if options.faults else ""])
         print(f"FAILED; journals are in {folder}. Again: python -m tests.chaos --seed {seed} --minutes {seconds / 60:.3g}{chosen}"
               + (" --no-fit" if options.no_fit else ""))  # fmt: skip
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
     return outcome.ok
 
 
@@ -75,6 +82,7 @@ def left_out(options: argparse.Namespace, kinds: Sequence[str]) -> str:
 def main(argv: Sequence[str]) -> int:
     """Runs for so long; stops at the first seed that fails."""
     options = parse(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is ended here too
     if options.list:
         print(listed())
         return 0

@@ -56,7 +56,7 @@ def pause(pid: int, on: bool) -> None:
 class Node:
     """A node, with its port, and a folder for orders to its workers."""
 
-    def __init__(self, number: int, folder: Path, world: World) -> None:
+    def __init__(self, number: int, folder: Path, world: World, sabotage: str) -> None:
         self.number, self.workers = number, world.workers[number]
         self.folder = folder / f"node-{number}"
         self.orders = self.folder / "orders"
@@ -73,7 +73,8 @@ class Node:
             self._arguments.append(f"{name}={SOURCE_FILE}:{attr}")
             for key, value in {**args, "orders": str(self.orders)}.items():
                 self._arguments += ["-a", f"{name}.{key}={json.dumps(value)}"]
-        self._arguments += ["--workers", str(self.workers), "--bind", self.endpoint, "--seed", str(world.seed), "--max-retries", "40"]
+        self._arguments += ["--workers", str(self.workers), "--bind", self.endpoint, "--max-retries", "40"]
+        self._arguments += ["--seed", str(world.seed + (sabotage == "seed"))]
         self._arguments += ["--memory", world.node_memory, "--batch-timeout", str(BATCH_TIMEOUT)]
 
     def __str__(self) -> str:
@@ -130,6 +131,7 @@ class Trainer:
     endpoints: list[str]
     proxies: list[Proxy]
     book: Book
+    sabotage: str = ""
     running: Running | None = None
     wanted: bool = False
     stopped: bool = False
@@ -150,8 +152,9 @@ class Trainer:
         options |= {"memory": plan.memory, "connect_timeout": 300.0}
         if plan.source == "flawed":
             options |= {"on_error": "skip", "skip_budget": 1000}
-        settings = {"kind": plan.kind, "source": plan.source, "endpoints": self.endpoints, "options": options}
+        settings: dict[str, Any] = {"kind": plan.kind, "source": plan.source, "endpoints": self.endpoints, "options": options}
         settings |= {"every": plan.every, "step": TRAINER_STEP, "shuffle": plan.shuffle}
+        settings["sabotage"] = self.sabotage if self.number == 0 else ""
         self.folder.mkdir(exist_ok=True)
         (self.folder / "settings.json").write_text(json.dumps(settings))
         self.wanted, self.stopped, self.left = True, False, None
@@ -237,9 +240,9 @@ class Trainer:
         self.since = at
 
 
-def cast(world: World, folder: Path) -> tuple[list[Node], list[Trainer]]:
-    """Makes all of them; none is started."""
-    nodes = [Node(number, folder, world) for number in range(len(world.workers))]
+def cast(world: World, folder: Path, sabotage: str = "") -> tuple[list[Node], list[Trainer]]:
+    """Makes all of them; none is started. `sabotage`: what one of them is to do wrong, to see that it shows."""
+    nodes = [Node(number, folder, world, sabotage) for number in range(len(world.workers))]
     references: dict[str, Reference] = {}
     trainers = []
     for number, plan in enumerate(world.trainers):
@@ -251,5 +254,5 @@ def cast(world: World, folder: Path) -> tuple[list[Node], list[Trainer]]:
         endpoints = [proxy.endpoint for proxy in proxies] or [node.endpoint for node in nodes]
         ordered = plan.source != "sharded" and not plan.shuffle
         book = Book(f"trainer {number}", reference.digests, ordered)
-        trainers.append(Trainer(number, plan, folder / f"trainer-{number}", endpoints, proxies, book))
+        trainers.append(Trainer(number, plan, folder / f"trainer-{number}", endpoints, proxies, book, sabotage))
     return nodes, trainers

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 MAX_NODES = 3
 SECONDS_LONG = 18.0  # longer than a lease (15 s), and than a connection without a heartbeat (10 s)
@@ -121,6 +121,7 @@ def draw_world(seed: int, nodes: int | None = None, trainers: int | None = None,
     if fit and rng.random() < 0.3:
         chosen[-1] = ("fit", "shuffled")
     made = []
+    ahead: list[int | str] = ["auto", "auto", "auto", 1, 3]
     for kind, source in chosen:
         proxied = rng.random() < 0.5
         made.append(
@@ -130,23 +131,18 @@ def draw_world(seed: int, nodes: int | None = None, trainers: int | None = None,
                 transport=rng.choice(["auto", "auto", "tcp"]),
                 proxied=proxied,
                 every=rng.choice([1, 3, 7, 20]),
-                prefetch=rng.choice(["auto", "auto", "auto", 1, 3]),
+                prefetch=rng.choice(ahead),
                 lookahead=rng.random() < 0.8,
                 shuffle=kind == "fit" and rng.random() < 0.5,
                 memory=rng.choice(["64MiB", "64MiB", "5MiB"]),
             )
         )
     if not any(trainer.proxied for trainer in made):
-        made[0] = TrainerPlan(**{**_fields(made[0]), "proxied": True})
-    absent: tuple[int, ...] = ()
-    world = World(seed, workers, tuple(made), absent, rng.choice(["128MiB", "128MiB", "16MiB"]))
+        made[0] = replace(made[0], proxied=True)
+    world = World(seed, workers, tuple(made), node_memory=rng.choice(["128MiB", "128MiB", "16MiB"]))
     if world.elastic and rng.random() < 0.3:
-        world = World(seed, workers, world.trainers, (len(workers) - 1,), world.node_memory)
+        world = replace(world, absent=(len(workers) - 1,))
     return world
-
-
-def _fields(trainer: TrainerPlan) -> dict[str, object]:
-    return {name: getattr(trainer, name) for name in TrainerPlan.__slots__}
 
 
 @dataclass(slots=True)

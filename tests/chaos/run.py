@@ -67,15 +67,16 @@ class Run:
         steps: the plan.
         folder: an empty one for everything that the run writes.
         say: is given each line of progress.
+        sabotage: see `cast`.
     """
 
-    def __init__(self, world: World, steps: Iterator[Step], folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, world: World, steps: Iterator[Step], folder: Path, say: Callable[[str], None], sabotage: str = "") -> None:
         self._world, self._steps, self._say = world, steps, say
         self._folder = folder
-        self._private = leaks.PrivateFolders.make(folder / "tmp") if (folder / "tmp").mkdir() is None else None
-        assert self._private is not None
+        (folder / "tmp").mkdir()
+        self._private = leaks.PrivateFolders.make(folder / "tmp")
         self._before = leaks.snapshot(self._private)
-        self.nodes, self.trainers = cast(world, folder)
+        self.nodes, self.trainers = cast(world, folder, sabotage)
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._windows: list[tuple[float, float]] = []  # when faults were at work
@@ -102,7 +103,11 @@ class Run:
             self._clear_away()
         for trainer in self.trainers:
             book = trainer.book
-            outcome.lost, outcome.doubled, outcome.wrong = outcome.lost + book.lost, outcome.doubled + book.doubled, outcome.wrong + book.wrong
+            outcome.lost, outcome.doubled, outcome.wrong = (
+                outcome.lost + book.lost,
+                outcome.doubled + book.doubled,
+                outcome.wrong + book.wrong,
+            )
             outcome.delivered += book.delivered
             outcome.problems += book.notes
             outcome.restarts["trainers"] += max(0, trainer.starts - 1)
@@ -111,6 +116,10 @@ class Run:
         if not outcome.ok and not outcome.logs:
             outcome.logs = self._collect_logs()
         return outcome
+
+    @property
+    def _processes(self) -> list[Node | Trainer]:
+        return [*self.nodes, *self.trainers]
 
     # ---------------------------------------------------------------------------------------------------------- faults
 
@@ -211,13 +220,12 @@ class Run:
         for trainer in self.trainers:
             for proxy in trainer.proxies:
                 proxy.close()
-        assert self._private is not None
         failed = bool(self.outcome.problems)
-        running = [one.running for one in [*self.nodes, *self.trainers] if one.running is not None]
-        for one in running:
-            if one.popen.poll() is None:
-                one.popen.kill()
-                one.wait()
+        running = [one.running for one in self._processes if one.running is not None]
+        for process in running:
+            if process.popen.poll() is None:
+                process.popen.kill()
+                process.wait()
         if failed:
             sweep(parents())
         found = leaks.wait_for_clean(self._before, self._private, 10.0)
@@ -234,7 +242,7 @@ class Run:
     def _collect_logs(self) -> str:
         """The last lines of everybody, where possible with what each thread is at."""
         texts = []
-        for one in [*self.nodes, *self.trainers]:
+        for one in self._processes:
             if one.running is None:
                 continue
             if one.running.popen.poll() is None and not ON_WINDOWS:
@@ -245,5 +253,7 @@ class Run:
                 one.running.wait()
                 texts.append(f"workers of {one}: {workers}")
             lines = one.running.stderr.splitlines()
-            texts.append(f"--- last lines of {one}, which has ended with {one.running.popen.poll()}\n" + "\n".join(lines[-TAIL_LINES * 2 :]))
+            texts.append(
+                f"--- last lines of {one}, which has ended with {one.running.popen.poll()}\n" + "\n".join(lines[-TAIL_LINES * 2 :])
+            )
         return "\n".join(texts)

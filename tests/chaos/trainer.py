@@ -14,6 +14,7 @@ down: a kill in between means that some batches come again, and the books know w
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import logging
 import os
@@ -33,11 +34,15 @@ from tests.leaks import PREFIX, open_or_mapped
 HELD = 5
 """Batches that are kept and looked at again: nobody may write what somebody reads."""
 
+SABOTAGED = 20
+"""Number of the batch that a sabotaged trainer loses, doubles or changes: the program has to be able to fail."""
+
 
 class Journal:
     """See the module."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sabotage: str = "") -> None:
+        self._sabotage = sabotage
         self._file = (folder / "journal").open("ab", buffering=0)
         self._position = folder / "position"
         self._stop = folder / "stop"
@@ -54,6 +59,14 @@ class Journal:
         self.write("start", self.count, time.monotonic())
 
     def batch(self, found: str) -> None:
+        if self.count == SABOTAGED and self._sabotage in ("lose", "double", "change"):
+            now, what, self._sabotage = time.monotonic(), self._sabotage, ""
+            found = found[::-1] if what == "change" else found
+            if what != "lose":
+                self.write("batch", found, now)
+            if what != "double":
+                self.count += 1
+                return
         self.write("batch", found, time.monotonic())
         self.count += 1
 
@@ -196,7 +209,7 @@ def left() -> dict[str, list[str]]:
         "sockets": [],
     }
     try:
-        import psutil
+        psutil: Any = importlib.import_module("psutil")
     except ImportError:
         return found
     process = psutil.Process()
@@ -209,7 +222,9 @@ def main() -> None:
     folder = Path(sys.argv[1]).parent
     settings = json.loads(Path(sys.argv[1]).read_text())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    journal = Journal(folder)
+    journal = Journal(folder, settings["sabotage"])
+    if settings["sabotage"] == "leave":
+        threading.Thread(target=threading.Event().wait, name="feeder-left-behind", daemon=True).start()
     if settings["kind"] == "fit":
         by_fit(settings, journal, folder)
     else:
