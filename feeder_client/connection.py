@@ -14,7 +14,7 @@ import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from feeder_client.greeting import says_something
+from feeder_client.greeting import mechanism_at
 from feeder_client.payload import Borrowed, Bytes, Loan, Owned, Payload, small
 from feeder_wire import codec, frames
 from feeder_wire import messages as m
@@ -150,9 +150,15 @@ class Connection:
             elif event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_DISCONNECTED):
                 self._bad_handshakes += 1
                 if not self._known and self._bad_handshakes >= _HANDSHAKES_BEFORE_BLAME:
-                    if says_something(self.endpoint):
-                        yield self._blame()
                     self._bad_handshakes = 0
+                    if self._are_keys_to_blame():
+                        yield self._blame()
+
+    def _are_keys_to_blame(self) -> bool:
+        mechanism = mechanism_at(self.endpoint)
+        if mechanism is None:  # nobody is there, or the line is bad
+            return False
+        return self.keys is not None or mechanism != "NULL"  # where nobody has keys the line is bad
 
     def _blame(self) -> str:
         if self.keys is None:

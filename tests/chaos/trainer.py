@@ -99,7 +99,8 @@ def by_hand(settings: dict[str, Any], journal: Journal) -> None:
     with make(settings["endpoints"], settings["source"], resume=journal.state, **options) as client:
         journal.start()
         held: deque[tuple[str, Any]] = deque()
-        while not journal.stopped:
+        stopped = False
+        while not stopped:  # a pass at least: it may begin in the middle of one, and that has to be brought to its end
             for batch in _pass(client):
                 found = digest(batch)
                 journal.batch(found)
@@ -110,6 +111,7 @@ def by_hand(settings: dict[str, Any], journal: Journal) -> None:
                     journal.save(client.state_dict())
                 time.sleep(settings["step"])
                 del batch
+            stopped = journal.stopped
         for one in held:
             _look_again(journal, *one)
         held.clear()
