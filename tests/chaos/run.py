@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from feeder_server.status import Visitor
 from feeder_wire.arena import parents, sweep
+from feeder_wire.sizes import parse_size
 from tests import leaks
 from tests.chaos.cast import Node, Trainer, cast
 from tests.chaos.injecting import can, inject
 from tests.chaos.plan import Step, World
-from tests.serving import ON_WINDOWS, arenas, workers_of
+from tests.serving import ON_WINDOWS, arena_bytes, arenas, workers_of
 
 POLL_SECONDS = 0.05
 STALL_SECONDS = 60.0
@@ -30,6 +32,18 @@ STALL_SECONDS = 60.0
 NOTED_SECONDS = 1.0
 WIND_UP_SECONDS = 180.0
 TAIL_LINES = 40
+
+
+LEASE_SECONDS = 60.0  # a lease is 15 s
+SLACK_BYTES = 32 << 20
+"""A batch is allowed whatever the cap, of each worker one; and blocks of workers that died go only when they are given back."""
+
+
+def _busy(node: Node) -> dict[str, int]:
+    """What a node still has to do, or to remember."""
+    with Visitor(node.endpoint, timeout=30) as visitor:
+        report = visitor.look()
+    return {name: value for name in ("clients", "queued", "under_way") if (value := getattr(report, name))}
 
 
 class Broken(Exception):
@@ -173,13 +187,13 @@ class Run:
         if end - begin > STALL_SECONDS + excused:
             raise Broken(f"{trainer} has waited for {end - begin:.0f} s, and faults explain {excused:.0f} s of that")
 
-    def _poll_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+    def _poll_until(self, condition: Callable[[], bool], seconds: float, what: str, pause: float = POLL_SECONDS) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             self._look()
             if time.monotonic() > deadline:
                 raise Broken(f"not within {seconds:g} s: {what}")
-            time.sleep(POLL_SECONDS)
+            time.sleep(pause)
 
     # -------------------------------------------------------------------------------------------------------- the end
 
@@ -203,10 +217,22 @@ class Run:
             for what, found in (trainer.left or {}).items():
                 self.outcome.left.setdefault(what, []).extend(f"{trainer}: {one}" for one in found)
         sweep(parents())  # of those that were killed and did not come back
+        self._look_into_nodes()
         for node in self.nodes:
             if node.wanted:
                 self._end_node(node)
         self.outcome.left["folders"] = [str(path) for path in sorted(arenas())]
+
+    def _look_into_nodes(self) -> None:
+        """They have forgotten all clients, at the latest when the leases of those that were killed have run out, and their blocks fit."""
+        for node in self.nodes:
+            if node.wanted:
+                self._poll_until(lambda node=node: node.up, LEASE_SECONDS, f"{node} is up")  # type: ignore[misc]
+                said = f"{node} has no clients and nothing to do; at first: {_busy(node)}"
+                self._poll_until(lambda node=node: not _busy(node), LEASE_SECONDS, said, pause=0.5)  # type: ignore[misc]
+        allowed = sum(parse_size(self._world.node_memory) + SLACK_BYTES for node in self.nodes if node.wanted)
+        if arena_bytes() > allowed:
+            self.outcome.left["blocks"] = [f"{arena_bytes()} bytes, where {allowed} are allowed"]
 
     def _end_node(self, node: Node) -> None:
         assert node.running is not None

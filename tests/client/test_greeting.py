@@ -23,8 +23,7 @@ def listening(keys: bool) -> Iterator[str]:
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
         if keys:
             secure_server(router, KeyPair.fresh())
-        router.bind("tcp://127.0.0.1:0")
-        yield router.last_endpoint.decode().rstrip("\0")
+        yield f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"
 
 
 @pytest.mark.parametrize(("keys", "expected"), [(False, "NULL"), (True, "CURVE")])
