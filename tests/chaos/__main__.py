@@ -27,6 +27,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="of the plan; default: a random one, which is printed")
     parser.add_argument("--minutes", type=float, default=5.0, help="how long in all; a new seed, the next number, every two minutes")
     parser.add_argument("--nodes", type=int, choices=[1, 2, 3], help="how many servers; default: as the seed says")
+    parser.add_argument("--trainers", type=int, choices=[1, 2, 3, 4], help="how many trainings; default: as the seed says")
     parser.add_argument("--faults", help="only these kinds, separated by commas")
     parser.add_argument("--no-fit", action="store_true", help="no real Keras among the trainings")
     parser.add_argument("--sabotage", default="", choices=["lose", "double", "change", "seed", "leave"], help="to see the run fail")
@@ -50,7 +51,7 @@ def listed() -> str:
 
 def one_run(seed: int, seconds: float, options: argparse.Namespace) -> bool:
     """One seed; returns whether all was well."""
-    world = draw_world(seed, options.nodes, fit=not options.no_fit)
+    world = draw_world(seed, options.nodes, options.trainers, fit=not options.no_fit)
     kinds = possible(world, options.kinds, posix=not ON_WINDOWS)
     print(
         f"seed {seed}: nodes with {world.workers} workers, absent {world.absent}, {world.node_memory} each; no {left_out(options, kinds)}"
@@ -66,12 +67,16 @@ def one_run(seed: int, seconds: float, options: argparse.Namespace) -> bool:
     if not outcome.ok:
         print(outcome.logs)
         print("\n".join(outcome.problems))
-        chosen = "".join([f" --nodes {options.nodes}" if options.nodes else "", f" --faults {options.faults}" if options.faults else ""])
-        print(f"FAILED; journals are in {folder}. Again: python -m tests.chaos --seed {seed} --minutes {seconds / 60:.3g}{chosen}"
-              + (" --no-fit" if options.no_fit else ""))  # fmt: skip
+        print(f"FAILED; journals are in {folder}. Again: python -m tests.chaos --seed {seed} --minutes {seconds / 60:.3g}{chosen(options)}")
     else:
         shutil.rmtree(folder, ignore_errors=True)
     return outcome.ok
+
+
+def chosen(options: argparse.Namespace) -> str:
+    """The options that make another run of the same seed."""
+    given = [(f"--{name}", getattr(options, name)) for name in ("nodes", "trainers", "faults")]
+    return "".join(f" {name} {value}" for name, value in given if value) + (" --no-fit" if options.no_fit else "")
 
 
 def left_out(options: argparse.Namespace, kinds: Sequence[str]) -> str:

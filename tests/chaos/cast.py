@@ -76,6 +76,7 @@ class Node:
         self._arguments += ["--workers", str(self.workers), "--bind", self.endpoint, "--max-retries", "40"]
         self._arguments += ["--seed", str(world.seed + (sabotage == "seed"))]
         self._arguments += ["--memory", world.node_memory, "--batch-timeout", str(BATCH_TIMEOUT)]
+        self._arguments += ["--stream-order", "fixed"] if world.fixed else []
 
     def __str__(self) -> str:
         return f"node {self.number}"
@@ -150,6 +151,7 @@ class Trainer:
         plan = self.plan
         options: dict[str, Any] = {"transport": plan.transport, "prefetch": plan.prefetch, "lookahead": plan.lookahead}
         options |= {"memory": plan.memory, "connect_timeout": 300.0}
+        options |= {"rank": plan.share[0], "world_size": plan.share[1]}
         if plan.source == "flawed":
             options |= {"on_error": "skip", "skip_budget": 1000}
         settings: dict[str, Any] = {"kind": plan.kind, "source": plan.source, "endpoints": self.endpoints, "options": options}
@@ -248,11 +250,11 @@ def cast(world: World, folder: Path, sabotage: str = "") -> tuple[list[Node], li
     for number, plan in enumerate(world.trainers):
         attr, args = SERVED[plan.source]
         if plan.source not in references:
-            references[plan.source] = Reference(attr, args, world.seed, list(world.workers))
+            references[plan.source] = Reference(attr, args, world.seed, list(world.workers), world.fixed)
         reference = references[plan.source]
         proxies = [Proxy(node.endpoint, world.seed) for node in nodes] if plan.proxied else []
         endpoints = [proxy.endpoint for proxy in proxies] or [node.endpoint for node in nodes]
-        ordered = plan.source != "sharded" and not plan.shuffle
-        book = Book(f"trainer {number}", reference.digests, ordered)
+        ordered = world.fixed if reference.stream else not plan.shuffle
+        book = Book(f"trainer {number}", reference.share(*plan.share), ordered)
         trainers.append(Trainer(number, plan, folder / f"trainer-{number}", endpoints, proxies, book, sabotage))
     return nodes, trainers

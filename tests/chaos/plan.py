@@ -64,6 +64,7 @@ class TrainerPlan:
     lookahead: bool = True
     shuffle: bool = False
     memory: str = "64MiB"
+    share: tuple[int, int] = (0, 1)  # rank and world_size, of an indexed source
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class World:
     trainers: tuple[TrainerPlan, ...]
     absent: tuple[int, ...] = ()  # nodes that aren't there at the beginning
     node_memory: str = "128MiB"
+    fixed: bool = False  # whether streams come in a fixed order
 
     @property
     def elastic(self) -> bool:
@@ -135,11 +137,12 @@ def draw_world(seed: int, nodes: int | None = None, trainers: int | None = None,
                 lookahead=rng.random() < 0.8,
                 shuffle=kind == "fit" and rng.random() < 0.5,
                 memory=rng.choice(["64MiB", "64MiB", "5MiB"]),
+                share=(rng.randrange(2), 2) if rng.random() < 0.25 and source in ("shuffled", "large") and kind != "fit" else (0, 1),
             )
         )
     if not any(trainer.proxied for trainer in made):
         made[0] = replace(made[0], proxied=True)
-    world = World(seed, workers, tuple(made), node_memory=rng.choice(["128MiB", "128MiB", "16MiB"]))
+    world = World(seed, workers, tuple(made), node_memory=rng.choice(["128MiB", "128MiB", "16MiB"]), fixed=rng.random() < 0.4)
     if world.elastic and rng.random() < 0.3:
         world = replace(world, absent=(len(workers) - 1,))
     return world
