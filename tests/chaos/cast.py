@@ -23,7 +23,9 @@ from tests.serving import ON_WINDOWS, Running, Serving, workers_of
 ROOT = Path(__file__).resolve().parents[2]
 READY = "feeder-server ready at"
 BATCH_TIMEOUT = 4  # seconds that a worker may take for a batch
-TRAINER_STEP = 0.002
+STEP_SECONDS = {"large": 0.03}  # of a training; this process makes each batch too, and must not be the slowest
+DEFAULT_STEP_SECONDS = 0.004
+PORTION_BYTES = 8192  # of a journal that is read at a time, so that faults come between batches also where there is much to read
 SERVED: dict[str, tuple[str, dict[str, object]]] = {
     "shuffled": ("Shuffled", {"n": 40, "rows": 8}),  # travels inside of messages
     "large": ("Shuffled", {"n": 12, "rows": 52_000}),  # 2 MB
@@ -155,7 +157,7 @@ class Trainer:
         if plan.source == "flawed":
             options |= {"on_error": "skip", "skip_budget": 1000}
         settings: dict[str, Any] = {"kind": plan.kind, "source": plan.source, "endpoints": self.endpoints, "options": options}
-        settings |= {"every": plan.every, "step": TRAINER_STEP, "shuffle": plan.shuffle}
+        settings |= {"every": plan.every, "step": STEP_SECONDS.get(plan.source, DEFAULT_STEP_SECONDS), "shuffle": plan.shuffle}
         settings["sabotage"] = self.sabotage if self.number == 0 else ""
         self.folder.mkdir(exist_ok=True)
         (self.folder / "settings.json").write_text(json.dumps(settings))
@@ -186,7 +188,7 @@ class Trainer:
         self.wanted = False
         self.running.popen.kill()
         self.running.wait()
-        self.read(0)
+        self.read_all(0)
         # What it was writing when it was killed is no line.
         self._rest = b""
         with (self.folder / "journal").open("ab") as file:
@@ -206,14 +208,22 @@ class Trainer:
         """It ends at the end of the pass."""
         (self.folder / "stop").touch()
 
+    def read_all(self, long: float) -> int:
+        """`read` to the end."""
+        came = read = -1
+        while read != self._read:
+            read = self._read
+            came += self.read(long)
+        return came + 1
+
     def read(self, long: float) -> int:
-        """Reads what is new in the journal. Waits longer than `long` seconds go to `gaps`. Returns how many batches came."""
+        """Reads a portion of what is new in the journal. Waits longer than `long` seconds go to `gaps`. Returns how many batches came."""
         path = self.folder / "journal"
         if not path.exists():
             return 0
         with path.open("rb") as file:
             file.seek(self._read)
-            data = file.read()
+            data = file.read(PORTION_BYTES)
         self._read += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         before = self.book.delivered

@@ -174,7 +174,7 @@ class Run:
             if trainer.book.lost or trainer.book.doubled or trainer.book.wrong:
                 raise Broken(f"{trainer} got something else than it should")
             if trainer.failed:
-                trainer.read(NOTED_SECONDS)
+                trainer.read_all(NOTED_SECONDS)
                 if trainer.failed:
                     raise Broken(f"{trainer} has ended by itself with {trainer.running and trainer.running.popen.poll()}")
         for node in self.nodes:
@@ -208,7 +208,7 @@ class Run:
         self._poll_until(lambda: all(trainer.done for trainer in self.trainers), WIND_UP_SECONDS, "the trainers end")
         for trainer in self.trainers:
             assert trainer.running is not None
-            self._delivered += trainer.read(NOTED_SECONDS)
+            self._delivered += trainer.read_all(NOTED_SECONDS)
             trainer.wanted = False
             trainer.book.end()
             code = trainer.running.wait()
