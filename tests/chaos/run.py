@@ -30,6 +30,7 @@ POLL_SECONDS = 0.05
 STALL_SECONDS = 60.0
 """Longer than this without a batch, plus what faults took, is a stall without a cause. Restarts on a busy machine are well below."""
 NOTED_SECONDS = 1.0
+TOLD_SECONDS = 10.0
 WIND_UP_SECONDS = 180.0
 TAIL_LINES = 40
 
@@ -167,7 +168,9 @@ class Run:
         for trainer in self.trainers:
             self._delivered += trainer.read(NOTED_SECONDS)
             for begin, end in trainer.gaps:
-                self._stalled(trainer, begin, end)
+                excused = self._stalled(trainer, begin, end)
+                if end - begin > TOLD_SECONDS:
+                    self._say(f"{trainer} has waited for {end - begin:.1f} s; faults explain {excused:.1f} s")
             trainer.gaps.clear()
             if trainer.up and trainer.left is None:
                 self._stalled(trainer, trainer.since, time.monotonic())
@@ -181,11 +184,13 @@ class Run:
             if node.failed:
                 raise Broken(f"{node} has ended by itself with {node.running and node.running.popen.poll()}")
 
-    def _stalled(self, trainer: Trainer, begin: float, end: float) -> None:
+    def _stalled(self, trainer: Trainer, begin: float, end: float) -> float:
+        """Raises if it has waited too long; returns how much of that time faults were at work, of each its own."""
         self.outcome.longest_stall = max(self.outcome.longest_stall, end - begin)
         excused = sum(max(0.0, min(end, until) - max(begin, since)) for since, until in self._windows)
         if end - begin > STALL_SECONDS + excused:
             raise Broken(f"{trainer} has waited for {end - begin:.0f} s, and faults explain {excused:.0f} s of that")
+        return excused
 
     def _poll_until(self, condition: Callable[[], bool], seconds: float, what: str, pause: float = POLL_SECONDS) -> None:
         deadline = time.monotonic() + seconds
