@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.chaos.plan import FAULTS, draw_world, plan, possible
+from tests.chaos.plan import DENSE, FAULTS, USUAL, draw_world, plan, possible
 from tests.chaos.report import table
 from tests.chaos.run import Run
 from tests.serving import ON_WINDOWS
@@ -29,6 +29,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, choices=[1, 2, 3], help="how many servers; default: as the seed says")
     parser.add_argument("--trainers", type=int, choices=[1, 2, 3, 4], help="how many trainings; default: as the seed says")
     parser.add_argument("--faults", help="only these kinds, separated by commas")
+    parser.add_argument("--dense", action="store_true", help="faults follow each other after a few batches, often before the last is over")
     parser.add_argument("--no-fit", action="store_true", help="no real Keras among the trainings")
     parser.add_argument("--sabotage", default="", choices=["lose", "double", "change", "seed", "leave"], help="to see the run fail")
     parser.add_argument("--list", action="store_true", help="say what kinds of faults there are, and end")
@@ -62,7 +63,9 @@ def one_run(seed: int, seconds: float, options: argparse.Namespace) -> bool:
         print("none of these faults fits this world")
         return True
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    outcome = Run(world, plan(world, kinds), folder, lambda line: print(line, flush=True), options.sabotage).run(seconds)
+    outcome = Run(
+        world, plan(world, kinds, DENSE if options.dense else USUAL), folder, lambda line: print(line, flush=True), options.sabotage
+    ).run(seconds)
     print(table(outcome))
     if not outcome.ok:
         print(outcome.logs)
@@ -76,7 +79,11 @@ def one_run(seed: int, seconds: float, options: argparse.Namespace) -> bool:
 def chosen(options: argparse.Namespace) -> str:
     """The options that make another run of the same seed."""
     given = [(f"--{name}", getattr(options, name)) for name in ("nodes", "trainers", "faults")]
-    return "".join(f" {name} {value}" for name, value in given if value) + (" --no-fit" if options.no_fit else "")
+    return (
+        "".join(f" {name} {value}" for name, value in given if value)
+        + (" --dense" if options.dense else "")
+        + (" --no-fit" if options.no_fit else "")
+    )
 
 
 def left_out(options: argparse.Namespace, kinds: Sequence[str]) -> str:

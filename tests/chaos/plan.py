@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 MAX_NODES = 3
+USUAL, DENSE = (10, 80), (1, 12)
+"""Least and most batches between two faults."""
 SECONDS_LONG = 18.0  # longer than a lease (15 s), and than a connection without a heartbeat (10 s)
 
 
@@ -160,7 +162,7 @@ class _Nodes:
         return [number for number in range(self.count) if number not in self.absent]
 
 
-def plan(world: World, kinds: Collection[str], gap: tuple[int, int] = (10, 80)) -> Iterator[Step]:
+def plan(world: World, kinds: Collection[str], gap: tuple[int, int] = USUAL) -> Iterator[Step]:
     """The faults, one after the other, without end. Each kind comes once before any comes by chance.
 
     Args:
