@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 READY = "feeder-server ready at"
 BATCH_TIMEOUT = 4  # seconds that a worker may take for a batch
 STEP_SECONDS = {"large": 0.03}  # of a training; this process makes each batch too, and must not be the slowest
+PRIVATE_WORKERS = 2
 DEFAULT_STEP_SECONDS = 0.004
 PORTION_BYTES = 8192  # of a journal that is read at a time, so that faults come between batches also where there is much to read
 SERVED: dict[str, tuple[str, dict[str, object]]] = {
@@ -32,6 +35,7 @@ SERVED: dict[str, tuple[str, dict[str, object]]] = {
     "sharded": ("sharded", {"n": 45, "rows": 2000}),  # 80 kB
     "flawed": ("Flawed", {"n": 40, "rows": 100}),
 }
+psutil: Any = importlib.import_module("psutil")
 ENV = {"PYTHONFAULTHANDLER": "1", "PYTHONPATH": str(ROOT)}  # so that SIGABRT shows where each thread is
 
 
@@ -135,6 +139,7 @@ class Trainer:
     proxies: list[Proxy]
     book: Book
     sabotage: str = ""
+    seed: int = 0
     running: Running | None = None
     wanted: bool = False
     stopped: bool = False
@@ -154,6 +159,10 @@ class Trainer:
         options: dict[str, Any] = {"transport": plan.transport, "prefetch": plan.prefetch, "lookahead": plan.lookahead}
         options |= {"memory": plan.memory, "connect_timeout": 300.0}
         options |= {"rank": plan.share[0], "world_size": plan.share[1]}
+        if plan.kind == "local":
+            attr, args = SERVED[plan.source]
+            server = {"batch_timeout": BATCH_TIMEOUT, "max_retries": 40}
+            options |= {"source": f"{SOURCE_FILE}:{attr}", "args": args, "workers": PRIVATE_WORKERS, "seed": self.seed, "server": server}
         if plan.source == "flawed":
             options |= {"on_error": "skip", "skip_budget": 1000}
         settings: dict[str, Any] = {"kind": plan.kind, "source": plan.source, "endpoints": self.endpoints, "options": options}
@@ -181,6 +190,16 @@ class Trainer:
     def done(self) -> bool:
         """Whether it has ended in order."""
         return self.left is not None and self.running is not None and self.running.popen.poll() is not None
+
+    def private_workers(self) -> list[int]:
+        """Process ids of the workers of a server of its own."""
+        below = workers_of(self.running.pid) if self.running is not None else {}
+        found = []
+        for pid, process in below.items():
+            with suppress(psutil.Error):
+                if any("feeder_server.worker" in word for word in process.cmdline()):
+                    found.append(pid)
+        return sorted(found)
 
     def kill(self) -> None:
         """Ends it as `kill -9` does."""
@@ -259,12 +278,15 @@ def cast(world: World, folder: Path, sabotage: str = "") -> tuple[list[Node], li
     trainers = []
     for number, plan in enumerate(world.trainers):
         attr, args = SERVED[plan.source]
-        if plan.source not in references:
-            references[plan.source] = Reference(attr, args, world.seed, list(world.workers), world.fixed)
-        reference = references[plan.source]
+        if plan.kind == "local":
+            reference = Reference(attr, args, world.seed, [PRIVATE_WORKERS])
+        else:
+            if plan.source not in references:
+                references[plan.source] = Reference(attr, args, world.seed, list(world.workers), world.fixed)
+            reference = references[plan.source]
         proxies = [Proxy(node.endpoint, world.seed) for node in nodes] if plan.proxied else []
         endpoints = [proxy.endpoint for proxy in proxies] or [node.endpoint for node in nodes]
-        ordered = world.fixed if reference.stream else not plan.shuffle
+        ordered = world.fixed and plan.kind != "local" if reference.stream else not plan.shuffle
         book = Book(f"trainer {number}", reference.share(*plan.share), ordered)
-        trainers.append(Trainer(number, plan, folder / f"trainer-{number}", endpoints, proxies, book, sabotage))
+        trainers.append(Trainer(number, plan, folder / f"trainer-{number}", endpoints, proxies, book, sabotage, world.seed))
     return nodes, trainers

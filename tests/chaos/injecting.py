@@ -23,6 +23,8 @@ GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(48)
 def can(step: Step, nodes: list[Node], trainers: list[Trainer]) -> bool:
     """Whether who is to be hit is there."""
     family = step.kind.partition("-")[0]
+    if step.kind == "private-worker-kill":
+        return trainers[step.target].up and bool(trainers[step.target].private_workers())
     if family in ("trainer", "link"):
         return trainers[step.target].up
     if step.kind == "node-come":
@@ -37,6 +39,11 @@ def inject(step: Step, nodes: list[Node], trainers: list[Trainer]) -> Later | No
     family, _, what = step.kind.partition("-")
     if family == "trainer":
         return _hit_trainer(what, trainers[step.target])
+    if family == "private":
+        pids = trainers[step.target].private_workers()
+        with suppress(IndexError, ProcessLookupError):  # they have ended by themselves meanwhile
+            kill(pids[int(step.pick * len(pids))])
+        return None
     if family == "link":
         proxies = trainers[step.target].proxies
         return _hit_link(what, step, proxies[int(step.pick * len(proxies))])

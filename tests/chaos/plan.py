@@ -43,6 +43,7 @@ FAULTS: dict[str, Fault] = {
     "node-come": Fault("a node comes that was not there"),
     "trainer-kill": Fault("kill -9 of a trainer; a new one goes on at its saved position", weight=4),
     "trainer-stop": Fault("SIGSTOP of a trainer for some seconds", posix=True),
+    "private-worker-kill": Fault("kill -9 of a worker of a trainer's own server"),
     "garbage": Fault("bytes on the port that are nobody's protocol"),
     "link-drop": Fault("all connections through a proxy break, once", proxy=True, weight=3),
     "link-cut": Fault("they break, and none can be made for some seconds", proxy=True),
@@ -55,7 +56,7 @@ FAULTS: dict[str, Fault] = {
 
 @dataclass(frozen=True, slots=True)
 class TrainerPlan:
-    """One training. `kind`: how it reads ("client", "sequence", "fit"); `source`: a key of `Sources`."""
+    """One training. `kind`: how it reads ("client", "sequence", "fit"; "local": from a server of its own); `source`: a key of `SERVED`."""
 
     kind: str
     source: str
@@ -83,7 +84,7 @@ class World:
     @property
     def elastic(self) -> bool:
         """Whether a node may go for good: what it has of a stream nobody else has."""
-        return len(self.workers) > 1 and all(trainer.source != "sharded" for trainer in self.trainers)
+        return len(self.workers) > 1 and all(trainer.source != "sharded" or trainer.kind == "local" for trainer in self.trainers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ def possible(world: World, wanted: Collection[str], posix: bool) -> list[str]:
         if kind in wanted
         and (posix or not fault.posix)
         and (proxied or not fault.proxy)
+        and (kind != "private-worker-kill" or any(trainer.kind == "local" for trainer in world.trainers))
         and (world.elastic or kind not in ("node-gone", "node-come"))
     ]
 
@@ -124,10 +126,12 @@ def draw_world(seed: int, nodes: int | None = None, trainers: int | None = None,
     chosen = rng.sample(pool, trainers or rng.randint(2, 4))
     if fit and rng.random() < 0.3:
         chosen[-1] = ("fit", "shuffled")
+    if len(chosen) > 1 and rng.random() < 0.3:
+        chosen[1] = ("local", rng.choice(["shuffled", "large", "sharded"]))
     made = []
     ahead: list[int | str] = ["auto", "auto", "auto", 1, 3]
     for kind, source in chosen:
-        proxied = rng.random() < 0.5
+        proxied = rng.random() < 0.5 and kind != "local"
         made.append(
             TrainerPlan(
                 kind=kind,
@@ -196,7 +200,12 @@ def _step(kind: str, rng: random.Random, nodes: _Nodes, world: World, proxied: l
     short, long = 0.2 + 4.8 * rng.random(), rng.random() < 0.15
     target = int(pick * len(nodes.present))
     node = nodes.present[target]
-    where = {"trainer": int(pick * len(world.trainers)), "link": proxied[int(pick * len(proxied))] if proxied else 0}
+    local = [number for number, trainer in enumerate(world.trainers) if trainer.kind == "local"]
+    where = {
+        "trainer": int(pick * len(world.trainers)),
+        "private": local[0] if local else 0,
+        "link": proxied[int(pick * len(proxied))] if proxied else 0,
+    }
     family = kind.partition("-")[0]
     seconds, detail = 0.0, ""
     if kind in ("worker-stop", "node-stop", "trainer-stop"):

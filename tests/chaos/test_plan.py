@@ -38,6 +38,8 @@ def test_every_step_can_be_done(posix: bool) -> None:
             family = step.kind.partition("-")[0]
             if family == "trainer":
                 assert step.target < len(world.trainers)
+            elif family == "private":
+                assert world.trainers[step.target].kind == "local"
             elif family == "link":
                 assert world.trainers[step.target].proxied
             elif step.kind == "node-come":
@@ -60,7 +62,7 @@ def test_every_kind_comes_before_any_comes_by_chance() -> None:
 def test_what_a_node_has_of_a_stream_does_not_go_for_good() -> None:
     for seed in SEEDS:
         world = draw_world(seed)
-        if any(trainer.source == "sharded" for trainer in world.trainers) or len(world.workers) == 1:
+        if any(trainer.source == "sharded" and trainer.kind != "local" for trainer in world.trainers) or len(world.workers) == 1:
             assert not {"node-gone", "node-come"} & set(possible(world, FAULTS, posix=True))
             assert not world.absent
 

@@ -96,7 +96,10 @@ def by_hand(settings: dict[str, Any], journal: Journal) -> None:
     options: dict[str, Any] = settings["options"]
     if settings["kind"] == "sequence":
         make, options = FeederSequence, {**options, "keras": _keras_without_keras()}
-    with make(settings["endpoints"], settings["source"], resume=journal.state, **options) as client:
+    where = (settings["endpoints"], settings["source"])
+    if settings["kind"] == "local":
+        make, where = FeederClient.local, (options.pop("source"), options.pop("workers"))
+    with make(*where, resume=journal.state, **options) as client:
         journal.start()
         held: deque[tuple[str, Any]] = deque()
         stopped = False
