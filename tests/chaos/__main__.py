@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import random
 import shutil
 import signal
@@ -52,7 +53,8 @@ def listed() -> str:
 
 def one_run(seed: int, seconds: float, options: argparse.Namespace) -> bool:
     """One seed; returns whether all was well."""
-    world = draw_world(seed, options.nodes, options.trainers, fit=not options.no_fit)
+    fit = not options.no_fit and all(importlib.util.find_spec(name) for name in ("keras", "torch"))
+    world = draw_world(seed, options.nodes, options.trainers, fit)
     kinds = possible(world, options.kinds, posix=not ON_WINDOWS)
     print(
         f"seed {seed}: nodes with {world.workers} workers, absent {world.absent}, {world.node_memory} each; no {left_out(options, kinds)}"

@@ -124,7 +124,7 @@ def draw_world(seed: int, nodes: int | None = None, trainers: int | None = None,
     workers = tuple(rng.randint(1, 3) if index == 0 else rng.randint(1, 2) for index in range(nodes or rng.randint(1, MAX_NODES)))
     pool = [("client", "shuffled"), ("sequence", "shuffled"), ("client", "large"), ("client", "sharded"), ("client", "flawed")]
     chosen = rng.sample(pool, trainers or rng.randint(2, 4))
-    if fit and rng.random() < 0.3:
+    if rng.random() < 0.3 and fit:
         chosen[-1] = ("fit", "shuffled")
     if len(chosen) > 1 and rng.random() < 0.3:
         chosen[1] = ("local", rng.choice(["shuffled", "large", "sharded"]))
