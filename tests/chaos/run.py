@@ -11,6 +11,7 @@ import heapq
 import itertools
 import shutil
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -276,7 +277,7 @@ class Run:
         for one in self._processes:
             if one.running is None:
                 continue
-            if one.running.popen.poll() is None and not ON_WINDOWS:
+            if sys.platform != "win32" and one.running.popen.poll() is None:
                 workers = list(workers_of(one.running.pid))
                 one.running.popen.send_signal(signal.SIGCONT)
                 one.running.popen.send_signal(signal.SIGABRT)  # faulthandler tells where its threads are
