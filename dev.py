@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Set up feeder for development and run it: `python dev.py demo`, `test`, `test-windows`, `lint`, `setup` or `clean`.
+"""Set up feeder for development and run it: `python dev.py demo`, `test`, `chaos`, `test-windows`, `lint`, `setup` or `clean`.
 
 Needs a Python and nothing else: makes `.venv` in this folder, installs feeder and its tools there, pinned by constraints.txt,
 and starts at once when that was done before. On Windows: `py dev.py demo`.
@@ -336,7 +336,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         epilog="commands:\n"
         "  demo [args...]   feeder-server demo: what feeder gains, on this machine\n"
         "  test [args...]   the whole test suite; args go to pytest\n"
-        "  test-windows [args...]   the same in a Windows Python under Wine, on Linux; args go to pytest (see tests/windows/run.py)\n"
+        "  chaos [args...]  servers and trainings under random faults, every batch checked; args: see tests/README.md\n"
+        "  test-windows [args...]   the test suite in a Windows Python under Wine, on Linux; args go to pytest (see tests/windows/run.py)\n"
         "  lint             ruff, mypy and the rules of the architecture\n"
         "  setup            only make .venv, or bring it up to date\n"
         "  clean            remove .venv, caches and build output\n\n"
@@ -353,10 +354,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="install this extra too: torch (also called bench), after a --light set-up",
     )
     parser.add_argument("--light", action="store_true", help="leave out torch, gigabytes on Linux; tests that need it are skipped")
-    parser.add_argument("command", choices=["demo", "test", "test-windows", "lint", "setup", "clean"])
+    parser.add_argument("command", choices=["demo", "test", "chaos", "test-windows", "lint", "setup", "clean"])
     parser.add_argument("args", nargs=argparse.REMAINDER)
     options = parser.parse_args(argv)
-    if options.args and options.command not in ("demo", "test", "test-windows"):
+    if options.args and options.command not in ("demo", "test", "chaos", "test-windows"):
         parser.error(f"{options.command} takes no arguments; options of dev.py go before it")
     return options
 
@@ -374,6 +375,8 @@ def run_command(options: argparse.Namespace) -> int:
     python = str(venv_program("python"))
     if options.command == "test":
         return runner.run(test_command(python, options.args, usable_cores()))
+    if options.command == "chaos":
+        return runner.run([python, "-m", "tests.chaos", *options.args])
     if options.command == "test-windows":
         return runner.run([python, "-m", "tests.windows.run", *options.args])
     if options.command == "lint":

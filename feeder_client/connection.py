@@ -6,7 +6,6 @@ A connection that breaks gets a new socket: the old one would send what is still
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from feeder_client.greeting import mechanism_at
 from feeder_client.payload import Borrowed, Bytes, Loan, Owned, Payload, small
 from feeder_wire import codec, frames
 from feeder_wire import messages as m
@@ -34,9 +34,7 @@ _EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 _HANDSHAKES_BEFORE_BLAME = 3
-_SECONDS_BEFORE_BLAME = 5.0
-"""Who closes connections during the handshake may be a server that is starting, or what forwards to one that isn't there (a tunnel, a
-container's port); after so many in a row and so long it is the keys. A server that has let us in before had the right ones."""
+"""A server that closes connections during the handshake may be starting; after so many in a row it is the keys, if there is a server."""
 
 
 class Stale(Exception):
@@ -87,9 +85,8 @@ class Connection:
     rests_until: float | None = None  # closed, until then
     _nonce: str = ""
     _lent: set[str] = field(default_factory=set)  # blocks that the node believes to be ours
-    _known: bool = False  # it has let us in before
-    _bad_handshakes: int = 0  # in a row, since
-    _bad_since: float = 0.0
+    _bad_handshakes: int = 0
+    _known: bool = False  # a node has let us in there, so who hangs up now is a relay in front of one that is away
     _misses: int = 0  # blocks in a row that could not be mapped
     _out: list[m.ToNode] = field(default_factory=list)
     _pieces: dict[tuple[bytes, int, int], _Pieces] = field(default_factory=dict)
@@ -158,15 +155,18 @@ class Connection:
             elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 self.given_up = True
                 yield self._blame()
-            elif event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_DISCONNECTED) and self._refuses_handshakes(time.monotonic()):
-                yield self._blame()
+            elif event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_DISCONNECTED):
+                self._bad_handshakes += 1
+                if not self._known and self._bad_handshakes >= _HANDSHAKES_BEFORE_BLAME:
+                    self._bad_handshakes = 0
+                    if self._are_keys_to_blame():
+                        yield self._blame()
 
-    def _refuses_handshakes(self, now: float) -> bool:
-        """One more was closed without a word. Is that because of our keys? Without keys libzmq itself sees that they are wanted."""
-        self._bad_since = now if not self._bad_handshakes else self._bad_since
-        self._bad_handshakes += 1
-        often = self._bad_handshakes >= _HANDSHAKES_BEFORE_BLAME and now - self._bad_since >= _SECONDS_BEFORE_BLAME
-        return often and self.keys is not None and not self._known
+    def _are_keys_to_blame(self) -> bool:
+        mechanism = mechanism_at(self.endpoint)
+        if mechanism is None:  # nobody is there, or the line is bad
+            return False
+        return self.keys is not None or mechanism != "NULL"  # where nobody has keys the line is bad
 
     def _blame(self) -> str:
         if self.keys is None:

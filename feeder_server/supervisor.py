@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from feeder_server.bond import Job
+
 log = logging.getLogger("feeder.worker")
 
 MAX_CRASHES = 5
@@ -147,6 +149,7 @@ class Supervisor:
         self._env = worker_environment(threads, gpu)
         self._max_crashes = max_crashes
         self._spawn = spawn
+        self._job = Job()
         self._ending = False
         self.restarts = 0
 
@@ -273,6 +276,7 @@ class Supervisor:
             place.failure = f"could not be started: {e}"
             return
         place.process = process
+        self._job.add(process)
         if self._ending:
             process.kill()
         assert process.stdin is not None

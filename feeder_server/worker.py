@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 from feeder_server import failure, inplace, sample
+from feeder_server.bond import die_with_parent
 from feeder_server.code_version import code_version
 from feeder_server.copies import Copies, Maker, StreamEnded
 from feeder_server.fingerprint import attributes, changed, fingerprint
@@ -280,6 +281,7 @@ def main() -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    die_with_parent()
     pipe = take_over_stdin()
     line = pipe.readline()
     if not line:

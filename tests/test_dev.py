@@ -251,6 +251,7 @@ class TestCommands:
         options = dev.parse(["--verbose", "test", "-k", "window", "--verbose", "-x"])
         assert (options.command, options.args, options.verbose) == ("test", ["-k", "window", "--verbose", "-x"], True)
         assert dev.parse(["demo", "--workers", "2"]).args == ["--workers", "2"]
+        assert dev.parse(["chaos", "--minutes", "5"]).args == ["--minutes", "5"]
         assert dev.parse(["test-windows", "tests/wire", "-x"]).args == ["tests/wire", "-x"]
         assert dev.parse(["--with", "torch", "setup"]).extras == ["torch"]
         assert dev.parse(["--light", "test", "--light"]).light is True

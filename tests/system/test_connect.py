@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import zmq
 from feeder_client import FeederClient, FeederError, NodeUnreachable, VersionMismatch
 from feeder_wire import frames
 from feeder_wire import messages as m
+from tests.proxy import Proxy
 from tests.serving import SOURCES, Serving, free_port, serve, until
 
 
@@ -64,6 +66,34 @@ class TestWhoeverStartsFirst:
             (tmp_path / "go").touch()
             trainer.join(30)
             assert got == [1, 2]
+
+
+class TestBehindARelay:
+    """Docker's, ssh's and load balancers' relays accept connections for a server that is away, and hang up."""
+
+    def test_the_server_comes_late(self, tmp_path: Path) -> None:
+        server = f"tcp://127.0.0.1:{free_port()}"
+        with Proxy(server) as proxy, ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(FeederClient, proxy.endpoint, connect_timeout=60)
+            until(lambda: proxy.counters.accepted > 8, "it tries again and again")
+            assert not opening.done()
+            with serve(tmp_path, f"{SOURCES}:Numbers", bind=server), opening.result(60) as client:
+                assert [int(y[0, 0]) for _, y in client] == list(range(20))
+
+    @pytest.mark.parametrize("source", ["Numbers", "sharded"])
+    def test_the_server_is_killed_and_comes_back(self, tmp_path: Path, source: str) -> None:
+        server = f"tcp://127.0.0.1:{free_port()}"
+        with serve(tmp_path, f"{SOURCES}:{source}", bind=server) as node, Proxy(server) as proxy, ThreadPoolExecutor(1) as pool:
+            with FeederClient(proxy.endpoint, prefetch=1, connect_timeout=60) as client:
+                batches = iter(client)
+                got = [next(batches)]
+                node.kill()
+                reading = pool.submit(lambda: [*got, *batches])
+                until(lambda: proxy.counters.accepted > 8, "it tries again and again")
+                assert not reading.done()
+                with serve(tmp_path, f"{SOURCES}:{source}", bind=server):
+                    numbers = [int(batch[1][0, 0]) if source == "Numbers" else batch for batch in reading.result(60)]
+                    assert numbers == list(range(20))
 
 
 class TestNobodyThere:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,19 @@ import pytest
 
 from feeder_client import FeederClient, SourceError, WorkerCrashed
 from tests.leaks import PrivateFolders, feeder_files
-from tests.serving import QUICK_RESTARTS, SOURCES, Serving, arena_bytes, free_port, kill, posix_signals, removes_mapped_files, serve, until
+from tests.serving import (
+    ANY_PORT,
+    QUICK_RESTARTS,
+    SOURCES,
+    Serving,
+    arena_bytes,
+    free_port,
+    kill,
+    posix_signals,
+    removes_mapped_files,
+    serve,
+    until,
+)
 from tests.sources import pattern
 
 
@@ -96,6 +109,27 @@ def check(batches: list[Any], kilobytes: int) -> None:
     assert len(batches) == 30
     for i, batch in enumerate(batches):
         np.testing.assert_array_equal(batch, pattern(i, kilobytes * 1024) if kilobytes else i)
+
+
+class TestTheNodeIsKilled:
+    """Its workers see the end of their pipe and go; those that can't look are ended by the system (`Serving.kill` waits for that)."""
+
+    @pytest.mark.skipif(sys.platform == "darwin", reason="has no way to end a process with another one")
+    @pytest.mark.parametrize("gil", ["true", "false"], ids=["while C code holds the GIL", "while it waits"])
+    def test_in_the_middle_of_a_batch(self, tmp_path: Path, gil: str) -> None:
+        arguments = (f"{SOURCES}:Sticks", "-a", f"folder={tmp_path}", "-a", f"gil={gil}", "-a", "at=0")
+        with Serving(tmp_path, *arguments, "--workers", "1", "--bind", ANY_PORT) as node:
+            until((tmp_path / "been").exists, "the worker sticks")
+            node.kill()
+
+    @posix_signals
+    @pytest.mark.skipif(sys.platform == "darwin", reason="has no way to end a process with another one")
+    def test_while_a_worker_is_stopped(self, tmp_path: Path) -> None:
+        with serve(tmp_path, f"{SOURCES}:Numbers") as node:
+            with FeederClient(node.endpoint) as client:
+                client[0]
+            kill(node.workers[0], "SIGSTOP")
+            node.kill()
 
 
 class TestUserCodeThatKills:
