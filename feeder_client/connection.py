@@ -155,14 +155,15 @@ class Connection:
             elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 self.given_up = True
                 yield self._blame()
-            elif event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_DISCONNECTED):
-                self._bad_handshakes += 1
-                if not self._known and self._bad_handshakes >= _HANDSHAKES_BEFORE_BLAME:
-                    self._bad_handshakes = 0
-                    if self._are_keys_to_blame():
-                        yield self._blame()
+            elif event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_DISCONNECTED) and self._refuses_handshakes():
+                yield self._blame()
 
-    def _are_keys_to_blame(self) -> bool:
+    def _refuses_handshakes(self) -> bool:
+        """One more was closed without a word. Is that because of the keys?"""
+        self._bad_handshakes += 1
+        if self._known or self._bad_handshakes < _HANDSHAKES_BEFORE_BLAME:
+            return False
+        self._bad_handshakes = 0
         mechanism = mechanism_at(self.endpoint)
         if mechanism is None:  # nobody is there, or the line is bad
             return False

@@ -80,18 +80,30 @@ class TestHandshakesThatAreClosed:
 
     KEYS = Keys(KeyPair.fresh(), KeyPair.fresh().public)
 
-    def test_often_and_for_long_it_is_the_keys(self, connection: Connection) -> None:
-        connection.keys = self.KEYS
-        assert [connection._refuses_handshakes(now) for now in (10.0, 10.1, 10.2, 12.0, 15.0)] == [False] * 4 + [True]
+    @pytest.mark.parametrize(
+        ("keys", "mechanism", "blamed"),
+        [
+            (True, "CURVE", True),
+            (True, "NULL", True),
+            (True, "", True),
+            (True, None, False),
+            (False, "CURVE", True),
+            (False, "NULL", False),
+            (False, "", True),
+            (False, None, False),
+        ],
+    )
+    def test_often_it_is_the_keys_if_there_is_a_server(
+        self, connection: Connection, monkeypatch: pytest.MonkeyPatch, keys: bool, mechanism: str | None, blamed: bool
+    ) -> None:
+        monkeypatch.setattr("feeder_client.connection.mechanism_at", lambda endpoint: mechanism)
+        connection.keys = self.KEYS if keys else None
+        assert [connection._refuses_handshakes() for _ in range(6)] == [False, False, blamed] * 2
 
-    def test_rarely_it_is_not(self, connection: Connection) -> None:
-        connection.keys = self.KEYS
-        assert [connection._refuses_handshakes(now) for now in (10.0, 20.0)] == [False] * 2
-
-    def test_without_keys_it_never_is(self, connection: Connection) -> None:
-        assert not any(connection._refuses_handshakes(float(now)) for now in range(50))
-
-    def test_nor_where_the_server_has_let_us_in_before(self, connection: Connection, tmp_path: Path) -> None:
+    def test_not_where_the_server_has_let_us_in_before(
+        self, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("feeder_client.connection.mechanism_at", lambda endpoint: "CURVE")
         connection.keys = self.KEYS
         welcome(connection, tmp_path)
-        assert not any(connection._refuses_handshakes(float(now)) for now in range(50))
+        assert not any(connection._refuses_handshakes() for _ in range(50))
