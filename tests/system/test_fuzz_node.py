@@ -108,7 +108,8 @@ def test_a_node_between_a_training_and_some_thousand_mutated_frames(tmp_path: Pa
             until(lambda: training.passes > passes + 1 or training.wrong, "the training goes on")
         finally:
             training.end()
-        until(lambda: size_of(node)[1] <= descriptors + 2, lambda: f"{size_of(node)[1]} descriptors, and {descriptors} before")
+        # The first message that pyzmq has to watch costs it some, once.
+        until(lambda: size_of(node)[1] <= descriptors + 12, lambda: f"{size_of(node)[1]} descriptors, and {descriptors} before")
         assert size_of(node)[0] < rss + RSS_BYTES
         # One line for each; some of what was shouted passes for ZMTP 1, which had no handshake.
         assert CONNECTIONS + 5 <= node.stderr.count("ignoring a peer") <= 2 * CONNECTIONS + 5
