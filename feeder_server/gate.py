@@ -32,7 +32,8 @@ log = logging.getLogger("feeder.node")
 
 LEASE_SECONDS = 15.0
 """A client that has not been heard of for so long is forgotten; clients ping every few seconds."""
-
+QUIET_SECONDS = 4.0
+"""Longer than a client is silent."""
 PORTION_BYTES = m.CHUNK_BYTES
 """Of what is gathered in one message, for the same reasons."""
 FRAME_BYTES = 100
@@ -255,6 +256,12 @@ class Gate:
     def busy(self) -> bool:
         """Are bytes under way whose end somebody waits for?"""
         return bool(self._shipping)
+
+    def knock(self, now: float) -> None:
+        """Send a word to those of whom nothing has been heard for a while: that their connection has ended shows when it is used."""
+        for client, peer in self.peers.items():
+            if now - peer.seen > QUIET_SECONDS:
+                self.put(client, m.Pong(0))
 
     def gone(self, now: float) -> list[bytes]:
         """Clients whose connection has ended without a word, or whose lease has run out. To be asked after `receive`.

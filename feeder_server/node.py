@@ -169,6 +169,7 @@ class Node:
         if now >= self._next_progress:
             self._next_progress = now + PROGRESS_SECONDS
             self._act(progress(self.dispatch))
+            self._gate.knock(now)
         if self._fatal is not None:
             raise self._fatal
 

@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from feeder_server.config import ServeConfig, SourceEntry
-from feeder_server.gate import LEASE_SECONDS, PORTION_BYTES, Gate
+from feeder_server.gate import LEASE_SECONDS, PORTION_BYTES, QUIET_SECONDS, Gate
 from feeder_server.target import parse_target
 from feeder_wire import frames
 from feeder_wire import messages as m
@@ -176,6 +176,16 @@ def test_one_that_is_back_on_another_connection_is_not_lost() -> None:
             assert gate.gone(0.0) == []
         finally:
             again.close()
+
+
+def test_who_is_silent_gets_a_word() -> None:
+    with talking() as (gate, dealer):
+        gate.knock(QUIET_SECONDS)
+        gate.flush()
+        assert not dealer.poll(0)
+        gate.knock(QUIET_SECONDS + 0.1)
+        gate.flush()
+        assert received(dealer, 1) == ([m.Pong(0)], 1)
 
 
 def test_a_lease_runs_out() -> None:
