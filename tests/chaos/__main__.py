@@ -18,6 +18,8 @@ from tests.chaos.report import table
 from tests.chaos.run import Run
 from tests.serving import ON_WINDOWS
 
+BASE = tempfile.gettempdir()
+"""Asked once: a run points this process to a folder of its own, which is gone when the next one begins."""
 SEED_MINUTES = 2.0
 """A run that is to take longer consists of several, each with a seed of its own: worlds differ as much as plans do."""
 
@@ -64,7 +66,7 @@ def one_run(seed: int, seconds: float, options: argparse.Namespace) -> bool:
     if not kinds:
         print("none of these faults fits this world")
         return True
-    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=BASE))
     outcome = Run(
         world, plan(world, kinds, DENSE if options.dense else USUAL), folder, lambda line: print(line, flush=True), options.sabotage
     ).run(seconds)
