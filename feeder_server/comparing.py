@@ -138,17 +138,17 @@ class Comparing(ABC):
         what = "a batch of" if source is not None and source.kind == "stream" else f"batch {job.key[1]} of epoch {job.key[0]} of"
         return f"{what} {f'source {source.name!r}' if source is not None else 'a source that was compared'}"
 
-    def waiting(self) -> dict[bytes, tuple[int, list[tuple[int, Key]]]]:
-        """Per session with work: how many requests are queued, and (slot, key) of what is being made."""
-        out: dict[bytes, tuple[int, list[tuple[int, Key]]]] = {s.id: (len(s.queue), []) for s in self.sessions.values() if s.wanted}
+    def waiting(self) -> dict[bytes, tuple[int, list[tuple[int, Key, float]]]]:
+        """Per session with work: how many requests are queued, and (slot, key, since when) of what is being made."""
+        out: dict[bytes, tuple[int, list[tuple[int, Key, float]]]] = {s.id: (len(s.queue), []) for s in self.sessions.values() if s.wanted}
         for number, slot in enumerate(self.slots):
             for job in list(slot.jobs.values())[:1]:
                 if self._waits_for(job) is not None:
-                    out[job.session.id][1].append((number, job.key))
+                    out[job.session.id][1].append((number, job.key, job.since))
                 elif job.session.id == PROBE:
                     for session in self.sessions.values():
                         if session.source == job.session.source and session.wanted:
-                            out[session.id][1].append((number, job.key))
+                            out[session.id][1].append((number, job.key, job.since))
         return out
 
     def _settled(self, settled: Settled) -> list[Action]:

@@ -168,7 +168,7 @@ class Node:
             self._on_look(snapshot)
         if now >= self._next_progress:
             self._next_progress = now + PROGRESS_SECONDS
-            self._act(progress(self.dispatch))
+            self._act(progress(self.dispatch, now))
             self._gate.knock(now)
         if self._fatal is not None:
             raise self._fatal

@@ -122,8 +122,8 @@ def snapshot_of(dispatch: Dispatch, clients: int, restarts: int) -> Snapshot:
     )
 
 
-def progress(dispatch: Dispatch) -> list[Send]:
-    """What each client that waits for something is told of it."""
+def progress(dispatch: Dispatch, now: float) -> list[Send]:
+    """What each client that waits for something is told of it; `now` as for `Dispatch.assign`."""
     out = []
     for session_id, (queued, making) in dispatch.waiting().items():
         session = dispatch.sessions[session_id]
@@ -131,7 +131,10 @@ def progress(dispatch: Dispatch) -> list[Send]:
         if not source.kind:
             text = f"the workers are loading source {source.name!r}"
         elif making:
-            what = ", ".join(f"worker {slot} is at batch {index} of epoch {epoch}" for slot, (epoch, index) in making[:4])
+            shown = [
+                f"worker {slot} has had batch {index} of epoch {epoch} for {now - since:.0f} s" for slot, (epoch, index), since in making
+            ]
+            what = ", ".join(shown[:4])
             text = f"{what}; {queued} more are queued"
         else:
             ready = sum(slot.ready for slot in dispatch.slots)

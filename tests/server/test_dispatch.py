@@ -1030,7 +1030,7 @@ def test_what_is_being_made_for_whom() -> None:
     b.ask(0, 4, 5, 6)
     assert b.d.waiting() == {a_session(0): (3, [])}
     b.assigned()
-    assert b.d.waiting() == {a_session(0): (2, [(0, (0, 4))])}
+    assert b.d.waiting() == {a_session(0): (2, [(0, (0, 4), 0.0)])}
 
 
 def test_slots_of_sources() -> None:

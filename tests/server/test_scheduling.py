@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from feeder_server.report import progress
 from feeder_server.scheduling import HEDGE_FACTOR, HEDGE_SAMPLES, HEDGE_SECONDS, MAX_PATIENCE
 from feeder_server.work import Assign, Send, Tell
 from feeder_wire import messages as m
@@ -248,3 +249,13 @@ def test_drained_with_a_stream() -> None:
     b.inline(1)
     assert b.assigned() == []
     assert not b.d.busy
+
+
+def test_what_a_waiting_client_is_told() -> None:
+    b = Bench("indexed", slots=2)
+    b.open(0)
+    b.ask(0, 17, 18, 19)
+    b.d.assign(100.0)
+    (said,) = progress(b.d, 143.2)
+    text = "worker 0 has had batch 17 of epoch 0 for 43 s, worker 1 has had batch 18 of epoch 0 for 43 s; 1 more are queued"
+    assert said == Send(a_client(0), m.Progress(a_session(0), text))
