@@ -197,7 +197,7 @@ class Receiver:
         count = 1 if now - last > STALE_SECONDS else count + 1
         self._stale[number] = count, now
         if count > MOST_STALE:
-            text = f"the server at {connection.endpoint} has let us in {count} times and then did not know us any more: restart it"
+            text = f"the server at {connection.endpoint} has let us in {MOST_STALE + 1} times and then did not know us any more: restart it"
             self._core.failed(number, NodeUnreachable(text))
         if count == 1:
             self._reconnect(number, connection, why)
