@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from tests.windows import not_under_wine, packages, plugin, run, wine
+from tests.windows import not_under_wine, packages, plugin, run, setup, wine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,6 +99,67 @@ class TestWithoutWine:
         assert run.main([]) == run.SKIPPED
         assert "SKIPPED, NOTHING WAS TESTED ON WINDOWS: Wine is not installed" in capsys.readouterr().out
         assert list(tmp_path.iterdir()) == []
+
+
+class TestWithoutANetwork:
+    def test_what_is_there_is_not_downloaded_again(self) -> None:
+        files = ["pip-25.0-py3-none-any.whl", "msgpack_numpy-0.4.8-py2.py3-none-any.whl", "numpy-2.4.1-cp313-cp313-win_amd64.whl"]
+        wanted = ["pip", "msgpack==1.1.2", "msgpack-numpy==0.4.8", "numpy==2.4.10"]
+        assert setup.to_download(files, wanted) == (["msgpack==1.1.2", "numpy==2.4.10"], [files[2]])
+        assert setup.to_download(files, ["pip", "msgpack-numpy==0.4.8", "numpy==2.4.1"]) == ([], [])
+
+    @pytest.mark.parametrize(
+        ("said", "error"),
+        [
+            ("Could not find a version that satisfies the requirement numpy==9 (from versions: 2.4.0, 2.4.1)", wine.SetupFailed),
+            (
+                "WARNING: Retrying ...\nCould not find a version that satisfies the requirement numpy==9 (from versions: none)",
+                wine.Unavailable,
+            ),
+            ("ERROR: Could not install packages due to an OSError: HTTPSConnectionPool: Max retries exceeded", wine.Unavailable),
+        ],
+    )
+    def test_nothing_can_be_downloaded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, error: type[Exception]) -> None:
+        """That is no failure of feeder's, and what was set up before stays. A version that doesn't exist is one."""
+
+        def pip(*arguments: str) -> None:
+            raise wine.SetupFailed(said)
+
+        monkeypatch.setattr(setup, "_pip", pip)
+        there = tmp_path / "prefix" / "there"
+        there.mkdir(parents=True)
+        with pytest.raises(error, match="Could not"):
+            setup.set_up(wine.Wine(tmp_path), lambda text: None)
+        assert there.is_dir()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="test-windows runs on Linux")
+class TestTimeLimit:
+    def test_is_a_failure_in_words(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        ended = []
+
+        def run_part(machine: wine.Wine, part: list[str], temporary: Path) -> tuple[int, dict[str, str]]:
+            if "tests/b" in part:
+                try:
+                    threading.Event().wait(60)
+                finally:
+                    ended.append(part)
+            return 0, {"passed": "3", "windows": "Windows-10", "python": "CPython 3.13.2"}
+
+        monkeypatch.setattr(run, "run_part", run_part)
+        monkeypatch.setattr(run, "groups", lambda root: [["tests/a"], ["tests/b"], ["tests/c", "tests/d"]])
+        monkeypatch.setattr(run, "everything", lambda arguments, folder: run.run_tests(wine.Wine(folder), arguments, folder))
+        assert run.main(["--minutes", "0.01", "-x"]) == run.FAILED
+        said = capsys.readouterr().out.splitlines()
+        assert said[-2].startswith("test-windows: 3 passed in 0.0 min")
+        assert said[-1] == "test-windows: FAILED: it is not done within 0.01 minutes. Not done: -x tests/b; -x tests/c tests/d"
+        assert len(ended) == 1
+
+    def test_does_not_outlive_what_it_is_around(self) -> None:
+        before = signal.getsignal(signal.SIGALRM)
+        with run.time_limit(1.0):
+            assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0 and signal.getsignal(signal.SIGALRM) is before
 
 
 class TestLeftOut:
