@@ -35,6 +35,7 @@ NO_TESTS = 5  # pytest's
 MINUTES = 60.0  # for all of it; on two idle cores a third of that
 TEST_SECONDS = 300
 PROCESSES = 2
+FILES = 3  # of tests with many sockets, in one part
 OUTCOMES = ("failed", "error", "passed", "skipped", "xfailed", "xpassed")
 
 
@@ -51,11 +52,13 @@ def groups(root: Path) -> list[list[str]]:
     """Returns the paths of the whole suite, in parts that run one after the other, each under a Wine server of its own.
 
     Wine's server keeps sockets of ZeroMQ's after their process has closed them, and turns in circles over those with something unread:
-    after some hundred clients it takes a core for itself, and everything becomes slow. So files that open many are parts of their own.
+    after some hundred clients it takes a core for itself, and everything becomes slow. So files that open many are spread over parts.
+    Not each for itself, for every part starts with some fifteen seconds of imports.
     """
     tests = root / "tests"
-    crowded = [[f"tests/{name}/{path.name}"] for name in ("system", "transport") for path in sorted((tests / name).glob("test_*.py"))]
-    units = [[f"tests/{name}"] for name in ("wire", "client", "server")]
+    files = [f"tests/{name}/{path.name}" for name in ("system", "transport") for path in sorted((tests / name).glob("test_*.py"))]
+    crowded = [files[i : i + FILES] for i in range(0, len(files), FILES)]
+    units = [[f"tests/{name}" for name in ("wire", "client", "server")]]
     known = {"system", "transport", "wire", "client", "server"}
     rest = [f"tests/{path.name}" for path in sorted(tests.iterdir()) if path.name.startswith("test_")]
     rest += [f"tests/{path.name}" for path in sorted(tests.iterdir()) if path.name not in known and any(path.glob("test_*.py"))]

@@ -190,3 +190,8 @@ def test_the_closing_line() -> None:
         run.summary([{**machine, "passed": 7, "failed": 0, "skipped": 2}, {**machine, "passed": 3}], 90)
         == "10 passed, 2 skipped in 1.5 min on Windows-10 (Wine), CPython 3.13.2"
     )
+
+
+def test_what_each_windows_python_runs_first_can_be_compiled() -> None:
+    """A mistake in it would only be printed, by each of them."""
+    compile(setup._MENDS, "sitecustomize.py", "exec")
