@@ -1,6 +1,15 @@
-"""Tests that can't work under Wine, each with the reason. On a real Windows they run. Never a whole folder or file."""
+"""Tests that are left out under Wine, each with the reason. On a real Windows they run. Never a whole folder or file.
+
+A process takes a second of a core to start there, so many small servers make a run long. What is left out to save time runs with
+``python dev.py test-windows --all``.
+"""
 
 from __future__ import annotations
+
+_SEQUENCE = "which batch comes is decided without a call of the system; other cases of the same test or class run"
+_WORDS = "what is said is put together without a call of the system; other cases of the same test or class run"
+
+_CHECK, _RESUME, _STATUS = (f"tests/system/test_{name}.py::" for name in ("check", "resume", "status"))
 
 REASONS: dict[str, str] = {
     "tests/system/test_fuzz_node.py::test_the_workers_port": "Wine's list of listening sockets doesn't say whose they are",
@@ -8,4 +17,50 @@ REASONS: dict[str, str] = {
         "Wine keeps 256 MB of page tables for each TiB that it was asked for and refused"
     ),
 }
-"""Test id as pytest prints it, or its beginning up to a bracket -> why."""
+"""What can't work. Test id as pytest prints it, or its beginning up to a bracket -> why."""
+
+TO_SAVE_TIME: dict[str, str] = {
+    _CHECK + "TestWhatIsRegretted::test_float64": _WORDS,
+    _CHECK + "TestWhatIsRegretted::test_mostly_constant": _WORDS,
+    _CHECK + "TestWhatIsRegretted::test_nothing_about_pictures_as_they_are": _WORDS,
+    _CHECK + "TestWhatItIs::test_one_that_is_told_its_seed": _WORDS,
+    _CHECK + "TestWhatItIs::test_one_without_generators_and_shorter_than_what_is_drawn": _WORDS,
+    _CHECK + "TestWhatItIs::test_what_comparing_its_copies_has_shown[Exact-parallel: ]": _WORDS,
+    _CHECK + "TestWhatItIs::test_what_comparing_its_copies_has_shown[Augmented-words1]": _WORDS,
+    _CHECK + "TestWhatItIs::test_what_comparing_its_copies_has_shown[Lazy-warmed: ]": _WORDS,
+    _CHECK + "TestWhatItIs::test_copies_that_disagree_and_may_not": _WORDS,
+    _CHECK + "TestWhatCanNotBeServed::test_a_second_pass_that_raises": _WORDS,
+    _CHECK + "TestWhatCanNotBeServed::test_what_can_not_be_sent": _WORDS,
+    _CHECK + "TestWhatCanNotBeServed::test_nothing_comes[empty-the first pass gave no batch]": _WORDS,
+    _CHECK + "TestWhatCanNotBeServed::test_nothing_comes[NoBatches-it has no batches, its length is 0]": _WORDS,
+    _CHECK + "TestWhatCanNotBeServed::test_nothing_comes[nothing-data.py has no 'nothing']": _WORDS,
+    _CHECK + "TestWhatCanNotBeServed::test_what_was_typed_wrong[arguments1-2-write data.py:NAME]": _WORDS,
+    _CHECK + "TestWhatCanNotBeServed::test_what_was_typed_wrong[arguments2-3-got an unexpected argument 'size']": _WORDS,
+    _CHECK + "TestWhatCanNotBeServed::test_what_was_typed_wrong[arguments3-2---workers 0]": _WORDS,
+    _CHECK + "TestWhatCanNotBeServed::test_what_was_typed_wrong[arguments4-2---batches 0]": _WORDS,
+    _CHECK + "TestWhatCanNotBeServed::test_what_was_typed_wrong[arguments5-2---timeout -1]": _WORDS,
+    _CHECK + "TestWhatCanNotBeServed::test_what_was_typed_wrong[arguments6-2-can't take the argument 'n']": _WORDS,
+    _RESUME + "TestIndexed::test_nothing_is_made_again_by_a_fresh_server[1]": _SEQUENCE,
+    _RESUME + "TestIndexed::test_nothing_is_made_again_by_a_fresh_server[12]": _SEQUENCE,
+    _RESUME + "TestIndexed::test_nor_by_one_that_is_warm": _SEQUENCE,
+    _RESUME + "TestIndexed::test_in_a_share": _SEQUENCE,
+    _RESUME + "TestSharded::test_the_rest_of_a_run[ready-augmented-4-auto]": _SEQUENCE,
+    _RESUME + "TestSharded::test_the_rest_of_a_run[ready-augmented-4-tcp]": _SEQUENCE,
+    _RESUME + "TestSharded::test_the_rest_of_a_run[fixed-augmented-20000-tcp]": _SEQUENCE,
+    _RESUME + "TestSharded::test_the_rest_of_a_run[fixed-skipping-None-auto]": _SEQUENCE,
+    _RESUME + "TestSharded::test_the_rest_of_a_run[fixed-skipping-None-tcp]": _SEQUENCE,
+    _RESUME + "TestSharded::test_how_many_are_made_to_get_there": _SEQUENCE,
+    _RESUME + "TestFixed::test_the_same_sequence_on_every_run[1]": _SEQUENCE,
+    _RESUME + "TestFixed::test_the_same_sequence_on_every_run[3]": _SEQUENCE,
+    _RESUME + "TestFixed::test_two_nodes_and_steps": _SEQUENCE,
+    _STATUS + "TestKeys::test_who_is_not[options0-4-wants keys: give --keys]": _WORDS,
+    _STATUS + "TestKeys::test_who_is_not[options2-4-has another key than --server-key says]": _WORDS,
+    _STATUS + "TestKeys::test_who_is_not[options3-2-belong together]": _WORDS,
+    _STATUS + "TestKeys::test_who_is_not[options4-2-belong together]": _WORDS,
+    _STATUS + "TestKeys::test_who_is_not[options5-2-holds no secret key]": _WORDS,
+    _STATUS + "test_what_can_not_work[arguments0-2-write tcp://HOST:PORT]": _WORDS,
+    _STATUS + "test_what_can_not_work[arguments1-2-use the port that the server printed]": _WORDS,
+    _STATUS + "test_what_can_not_work[arguments2-2---timeout 0]": _WORDS,
+    _STATUS + "test_what_can_not_work[arguments3-2---timeout nan]": _WORDS,
+}
+"""What is proven enough on Linux, in the same form."""

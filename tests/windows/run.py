@@ -6,6 +6,7 @@ Python, and none can be had.
     python dev.py test-windows                                 everything
     python dev.py test-windows tests/wire/test_arena.py -x     some of it
     python dev.py test-windows --minutes 25 ...                fail if it isn't done by then; otherwise `MINUTES`
+    python dev.py test-windows --all ...                       also what is left out to save time, see not_under_wine.py
     python dev.py test-windows --start                         measure how long processes take to start there
 
 Temporary files lie in a folder with a blank and an umlaut in its name, and so does Python: names of users are like that.
@@ -25,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.windows.plugin import ALL
 from tests.windows.setup import build_wheel, need_wine, set_up
 from tests.windows.wine import ROOT, SetupFailed, Unavailable, Wine, cache_folder, windows_path
 
@@ -116,8 +118,12 @@ def run_part(wine: Wine, arguments: Sequence[str], temporary: Path) -> tuple[int
     written = temporary / "result.json"
     written.unlink(missing_ok=True)
     command = ["-u", windows_path(Path(__file__).with_name("inside.py")), windows_path(ROOT), windows_path(written)]
-    command += pytest_arguments(arguments, temporary, os.cpu_count() or 1)
-    env = {"HYPOTHESIS_STORAGE_DIRECTORY": windows_path(temporary / "hypothesis"), "FEEDER_TEST_PATIENCE": "3"}
+    command += pytest_arguments([a for a in arguments if a != "--all"], temporary, os.cpu_count() or 1)
+    env = {
+        "HYPOTHESIS_STORAGE_DIRECTORY": windows_path(temporary / "hypothesis"),
+        "FEEDER_TEST_PATIENCE": "3",
+        ALL: "1" if "--all" in arguments else "",
+    }
     with wine.serving():
         code, _ = wine.run(*command, seconds=24 * 3600.0, show=_show, **env)
     if not written.exists():

@@ -164,13 +164,15 @@ class TestTimeLimit:
 
 class TestLeftOut:
     def test_each_has_a_reason_and_is_a_single_test(self) -> None:
-        for name, reason in not_under_wine.REASONS.items():
+        assert not set(not_under_wine.REASONS) & set(not_under_wine.TO_SAVE_TIME)
+        for name, reason in {**not_under_wine.REASONS, **not_under_wine.TO_SAVE_TIME}.items():
             assert "::" in name
             assert (ROOT / name.partition("::")[0]).is_file(), name
             assert len(reason) > 10
 
     def test_all_cases_of_a_test_or_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(plugin, "REASONS", {"t.py::a": "no a", "t.py::b[1]": "no b 1"})
+        monkeypatch.delenv(plugin.ALL, raising=False)
         assert [plugin.reason_for(name) for name in ("t.py::a[x]", "t.py::a", "t.py::b[1]", "t.py::b[2]")] == [
             "no a",
             "no a",
@@ -178,8 +180,17 @@ class TestLeftOut:
             None,
         ]
 
+    def test_what_saves_time_runs_when_all_are_wanted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(plugin, "REASONS", {"t.py::a": "no a"})
+        monkeypatch.setattr(plugin, "TO_SAVE_TIME", {"t.py::b[1]": "slow"})
+        monkeypatch.delenv(plugin.ALL, raising=False)
+        assert [plugin.reason_for(name) for name in ("t.py::a", "t.py::b[1]", "t.py::b[2]")] == ["no a", "slow", None]
+        monkeypatch.setenv(plugin.ALL, "1")
+        assert [plugin.reason_for(name) for name in ("t.py::a", "t.py::b[1]")] == ["no a", None]
+
     def test_a_name_that_no_test_has_is_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(plugin, "REASONS", {"t.py::a": "no a", "u.py::gone": "no more"})
+        monkeypatch.setattr(plugin, "TO_SAVE_TIME", {})
         assert plugin.unknown({"t.py::a[x]", "u.py::here"}) == ["u.py::gone"]
         assert plugin.unknown({"t.py::a[x]"}) == [], "of files that were not collected nothing is known"
 
