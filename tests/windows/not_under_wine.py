@@ -9,7 +9,8 @@ from __future__ import annotations
 _SEQUENCE = "which batch comes is decided without a call of the system; other cases of the same test or class run"
 _WORDS = "what is said is put together without a call of the system; other cases of the same test or class run"
 
-_CHECK, _RESUME, _STATUS = (f"tests/system/test_{name}.py::" for name in ("check", "resume", "status"))
+_CHECK, _RESUME, _SERVE, _STATUS = (f"tests/system/test_{name}.py::" for name in ("check", "resume", "serve_errors", "status"))
+_WRONG = _SERVE + "TestSource::test_the_wrong_thing_or_the_wrong_arguments"
 
 REASONS: dict[str, str] = {
     "tests/system/test_fuzz_node.py::test_the_workers_port": "Wine's list of listening sockets doesn't say whose they are",
@@ -53,6 +54,22 @@ TO_SAVE_TIME: dict[str, str] = {
     _RESUME + "TestFixed::test_the_same_sequence_on_every_run[1]": _SEQUENCE,
     _RESUME + "TestFixed::test_the_same_sequence_on_every_run[3]": _SEQUENCE,
     _RESUME + "TestFixed::test_two_nodes_and_steps": _SEQUENCE,
+    _SERVE + "TestUsage::test_what_can_not_work[arguments0-write augment.py:NAME]": _WORDS,
+    _SERVE + "TestUsage::test_what_can_not_work[arguments1-have no names: write train=x.py:a val=y.py:b]": _WORDS,
+    _SERVE + "TestUsage::test_what_can_not_work[arguments2-is for a target 'train'; there is 'default']": _WORDS,
+    _SERVE + "TestUsage::test_what_can_not_work[arguments3-'lots' is not a size: write for example 512MiB]": _WORDS,
+    _SERVE + "TestUsage::test_what_can_not_work[arguments4---workers 0]": _WORDS,
+    _SERVE + "TestUsage::test_half_of_the_keys": _WORDS,
+    _SERVE + "TestSource::test_something_is_missing[nomodule.anywhere:x-there is no module 'nomodule']": _WORDS,
+    _SERVE + "TestSource::test_something_is_missing[augment.py:trian-did you mean 'train'?]": _WORDS,
+    _SERVE + "TestSource::test_something_is_missing[augment:nothing-augment has no 'nothing'; it has: train]": _WORDS,
+    _SERVE + "TestSource::test_something_is_missing[json:x.y-json has no 'x']": _WORDS,
+    _WRONG + "[arguments0-got an unexpected argument 'm']": _WORDS,
+    _WRONG + "[arguments1-did you mean 'size'?]": _WORDS,
+    _WRONG + "[arguments3-which isn't called, so it can't take the argument 'n']": _WORDS,
+    _WRONG + "[arguments4-which is one batch or a whole data set]": _WORDS,
+    _WRONG + "[arguments5-has no 'SOURCES']": _WORDS,
+    _WRONG + "[arguments6-the module numpy]": _WORDS,
     _STATUS + "TestKeys::test_who_is_not[options0-4-wants keys: give --keys]": _WORDS,
     _STATUS + "TestKeys::test_who_is_not[options2-4-has another key than --server-key says]": _WORDS,
     _STATUS + "TestKeys::test_who_is_not[options3-2-belong together]": _WORDS,
