@@ -279,7 +279,8 @@ class TestLog:
         """Of an indexed source at the start, before anybody asks; of a stream with its first batch."""
         (tmp_path / "data.py").write_text(
             "import numpy as np\n"
-            "def batch(): return np.random.rand(4, 32, 32, 3), np.random.randint(0, 255, (4, 32, 32, 3)), np.zeros((4, 512, 512), 'f4')\n"
+            "SHAPE = 4, 32, 32, 3\n"
+            "def batch(): return np.random.rand(*SHAPE), np.random.randint(0, 255, SHAPE, np.int64), np.zeros((4, 512, 512), 'f4')\n"
             "class Items:\n"
             "    def __len__(self): return 5\n"
             "    def __getitem__(self, i): return batch()\n"

@@ -14,6 +14,7 @@ Temporary files lie in a folder with a blank and an umlaut in its name, and so d
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -153,12 +154,12 @@ def everything(arguments: Sequence[str], temporary: Path) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Entry point. Returns the exit code."""
-    minutes = MINUTES
-    if arguments[:1] == ["--minutes"]:
-        minutes, arguments = float(arguments[1]), arguments[2:]
+    parser = argparse.ArgumentParser(prog="test-windows", usage=__doc__, add_help=False, allow_abbrev=False)
+    parser.add_argument("--minutes", type=float, default=MINUTES)
+    options, arguments = parser.parse_known_args(arguments)
     temporary = Path(tempfile.mkdtemp(prefix="feeder Größe "))
     try:
-        with time_limit(minutes):
+        with time_limit(options.minutes):
             return everything(arguments, temporary)
     except OutOfTime as e:
         say(f"FAILED: {e}")
