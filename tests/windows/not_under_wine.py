@@ -7,6 +7,7 @@ A process takes a second of a core to start there, so many small servers make a 
 from __future__ import annotations
 
 _SEQUENCE = "which batch comes is decided without a call of the system; other cases of the same test or class run"
+_SOCKETS = "it is about blocks, which are borrowed by the same test with mapped memory"
 _WORDS = "what is said is put together without a call of the system; other cases of the same test or class run"
 
 _CHECK, _RESUME, _SERVE, _STATUS = (f"tests/system/test_{name}.py::" for name in ("check", "resume", "serve_errors", "status"))
@@ -77,6 +78,9 @@ TO_SAVE_TIME: dict[str, str] = {
     "tests/system/test_serve.py::TestStart::test_the_seed_makes_the_batches": _SEQUENCE,
     "tests/system/test_skip.py::test_code_that_raises": _SEQUENCE,
     "tests/system/test_skip.py::test_a_stream": _SEQUENCE,
+    "tests/transport/test_batches.py::TestMemory::test_holding_every_batch_does_not_stop_the_server[tcp]": _SOCKETS,
+    "tests/transport/test_batches.py::TestMemory::test_blocks_come_back[tcp]": _SOCKETS,
+    "tests/transport/test_sessions.py::test_a_client_that_slept_through_its_lease[tcp]": _SOCKETS,
     _STATUS + "TestKeys::test_who_is_not[options0-4-wants keys: give --keys]": _WORDS,
     _STATUS + "TestKeys::test_who_is_not[options2-4-has another key than --server-key says]": _WORDS,
     _STATUS + "TestKeys::test_who_is_not[options3-2-belong together]": _WORDS,
