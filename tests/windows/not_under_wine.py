@@ -7,7 +7,7 @@ A process takes a second of a core to start there, so many small servers make a 
 from __future__ import annotations
 
 _SEQUENCE = "which batch comes is decided without a call of the system; other cases of the same test or class run"
-_SOCKETS = "it is about blocks, which are borrowed by the same test with mapped memory"
+_SOCKETS = "it is about blocks and leases, and the case with mapped memory, which has more to it, runs"
 _WORDS = "what is said is put together without a call of the system; other cases of the same test or class run"
 
 _CHECK, _RESUME, _SERVE, _STATUS = (f"tests/system/test_{name}.py::" for name in ("check", "resume", "serve_errors", "status"))
