@@ -7,6 +7,7 @@ A process takes a second of a core to start there, so many small servers make a 
 from __future__ import annotations
 
 _SEQUENCE = "which batch comes is decided without a call of the system; other cases of the same test or class run"
+_PURE = "many examples, and no call of the system in them"
 _SOCKETS = "it is about blocks and leases, and the case with mapped memory, which has more to it, runs"
 _WORDS = "what is said is put together without a call of the system; other cases of the same test or class run"
 
@@ -22,6 +23,14 @@ REASONS: dict[str, str] = {
 """What can't work. Test id as pytest prints it, or its beginning up to a bracket -> why."""
 
 TO_SAVE_TIME: dict[str, str] = {
+    "tests/client/test_stream_window.py::test_streams_in_any_interleaving": _PURE,
+    "tests/client/test_window.py::test_any_interleaving": _PURE,
+    "tests/server/test_copies.py::test_an_item_does_not_depend_on_what_was_made_before": _PURE,
+    "tests/server/test_copies.py::test_at_most_two_copies_per_session": _PURE,
+    "tests/server/test_dispatch.py::test_any_order_of_events": _PURE,
+    "tests/server/test_cli.py::TestExitCodes::test_3_nothing_there[data.py:gone]": _WORDS,
+    "tests/server/test_cli.py::TestExitCodes::test_3_nothing_there[gone.pkg:train]": _WORDS,
+    "tests/server/test_cli.py::TestExitCodes::test_5_workers_that_keep_dying": "tests/system/test_serve_errors.py has it, too",
     _CHECK + "TestWhatIsRegretted::test_float64": _WORDS,
     _CHECK + "TestWhatIsRegretted::test_mostly_constant": _WORDS,
     _CHECK + "TestWhatIsRegretted::test_nothing_about_pictures_as_they_are": _WORDS,
