@@ -225,7 +225,7 @@ class Core(Waiting):
             except ConfigError as e:
                 self.give_up(e)
                 return
-            self.roster.nodes[node].opened = opened
+            self.roster.opened(node, opened)
             self._notes = opened.notes
             if self.options.steps is None:
                 self._say_notes()  # else it may be endless, and they are about streams that end: see `ended`

@@ -36,6 +36,16 @@ STALE_SECONDS = 30.0
 """Time after which that is forgotten: a laptop may be closed and opened again without a batch in between."""
 
 
+def to_keep(error: FeederError) -> FeederError:
+    """The same error, fit to be kept until its node behaves, and by logs for longer.
+
+    A traceback holds frames, and those the frames that called them, with all their variables: a batch of another node's may be among
+    them. So have those of the errors that it came from, which its text has the word of.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 class Receiver:
     """Connections to all nodes, and the thread that serves them.
 
@@ -133,8 +143,7 @@ class Receiver:
             except Stale as e:
                 self._begin_anew(number, connection, str(e), now)
             except (ProtocolError, VersionMismatch) as e:
-                # It is kept until the node behaves; its traceback would keep a batch of another node's for as long.
-                self._core.failed(number, e.with_traceback(None))
+                self._core.failed(number, to_keep(e))
                 connection.close()
                 connection.rests_until = now + REST_SECONDS
         gone = self._alive()
@@ -197,7 +206,7 @@ class Receiver:
         count = 1 if now - last > STALE_SECONDS else count + 1
         self._stale[number] = count, now
         if count > MOST_STALE:
-            text = f"the server at {connection.endpoint} has let us in {count} times and then did not know us any more: restart it"
+            text = f"the server at {connection.endpoint} has let us in {MOST_STALE + 1} times and then did not know us any more: restart it"
             self._core.failed(number, NodeUnreachable(text))
         if count == 1:
             self._reconnect(number, connection, why)

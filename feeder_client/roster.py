@@ -23,6 +23,7 @@ class NodeState:
     error: FeederError | None = None
     progress: str = ""
     talked_nonsense: bool = False
+    said: str = ""  # of its errors, the last that was logged since it served
     outcome: str = ""  # of comparing its copies of the source, a word of the node's
 
 
@@ -44,6 +45,10 @@ class Roster:
         node = self.nodes[number]
         node.connected, node.since, node.error = True, now, None
 
+    def opened(self, number: int, opened: Opened) -> None:
+        """A node serves the source."""
+        self.nodes[number].opened, self.nodes[number].said = opened, ""
+
     def lost(self, number: int, now: float) -> bool:
         """A node is out of reach. False: it was before."""
         node = self.nodes[number]
@@ -57,9 +62,11 @@ class Roster:
         """A node refuses us, or has ended with an error."""
         node = self.nodes[number]
         nonsense = isinstance(error, ProtocolError)  # that has another text each time, and is said once
-        if (node.error is None or str(node.error) != str(error)) and not (nonsense and node.talked_nonsense):
+        # A welcome is no service: a node may let us in and fail again, time after time, and that is said once as well.
+        if node.said != str(error) and not (nonsense and node.talked_nonsense):
             # The only node's error is raised; with others left, the log is the place where the user can see it.
             log.log(logging.WARNING if len(self.nodes) > 1 else logging.DEBUG, "%s: %s", node.endpoint, error)
+        node.said = str(error)
         node.talked_nonsense = node.talked_nonsense or nonsense
         node.connected, node.opened, node.progress, node.error = False, None, "", error
 

@@ -285,7 +285,8 @@ def workers_of(pid: int) -> dict[int, Any]:
     found = {}
     with suppress(psutil.NoSuchProcess):
         for child in psutil.Process(pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
+            # OSError: Windows made it or ends it at this moment, and it has no command line yet or any more.
+            with suppress(psutil.NoSuchProcess, OSError):
                 if not (ON_WINDOWS and _is_between(child)):
                     found[child.pid] = child
     return found

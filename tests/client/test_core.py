@@ -189,6 +189,21 @@ class TestOpening:
         with pytest.raises(NodeUnreachable, match="no server answers at tcp://b:2 "):
             core.wait_open() if core.num_batches is None else core.get(0)
 
+    def test_one_that_lets_us_in_and_fails_time_after_time_is_named_once_until_it_serves(self, caplog: pytest.LogCaptureFixture) -> None:
+        core = Core(["tcp://a:1", "tcp://b:2"], Options("train"))
+
+        def fails(times: int) -> int:
+            caplog.clear()
+            for _ in range(times):
+                core.connected(0)
+                core.failed(0, NodeUnreachable("it did not know us"))
+            return len(caplog.records)
+
+        assert [fails(5), fails(1)] == [1, 0]
+        core.connected(0)
+        core.opened(0, opened())
+        assert fails(3) == 1
+
     def test_an_error_goes_with_the_next_connection(self) -> None:
         core = Core(["tcp://a:1"], Options("train"))
         core.failed(0, AuthenticationError("keys"))

@@ -21,7 +21,7 @@ from feeder_client import FeederClient, FeederError, NodeUnreachable, VersionMis
 from feeder_wire import frames
 from feeder_wire import messages as m
 from tests.proxy import Proxy
-from tests.serving import SOURCES, Serving, free_port, serve, until
+from tests.serving import PATIENCE, SOURCES, Serving, free_port, serve, until
 
 
 class TestWhoeverStartsFirst:
@@ -53,7 +53,7 @@ class TestWhoeverStartsFirst:
             got: list[Any] = []
 
             def train() -> None:
-                with FeederClient(endpoint, connect_timeout=0.3) as client:
+                with FeederClient(endpoint, connect_timeout=PATIENCE) as client:
                     got.extend(client)
 
             until(lambda: list(tmp_path.glob("at-import-*")), "the worker is at its import")
@@ -61,7 +61,7 @@ class TestWhoeverStartsFirst:
             trainer.start()
             node.says(" connected")
             opened = time.monotonic()
-            until(lambda: time.monotonic() - opened > 0.6, "twice the time-out goes by")
+            until(lambda: time.monotonic() - opened > 2 * PATIENCE, "twice the time-out goes by")
             assert trainer.is_alive()
             (tmp_path / "go").touch()
             trainer.join(30)

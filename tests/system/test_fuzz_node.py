@@ -251,4 +251,4 @@ def test_a_client_of_a_good_node_and_a_fake_one(tmp_path: Path, fake: FakeNode, 
             training.end()
         assert psutil.Process().memory_info().rss < rss + RSS_BYTES
         said = [r.getMessage() for r in caplog.records if fake.endpoint in r.getMessage()]
-        assert len(said) <= 2 + fake.hellos // 2, said
+        assert len(said) <= 4, said  # three lost connections, before it is left alone for a while, and what is wrong with it

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import signal
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 import pytest
 
 from feeder_client import FeederClient
-from tests.serving import QUICK_RESTARTS, Script, Serving, free_port, posix_signals, serve
+from tests.serving import QUICK_RESTARTS, Script, Serving, free_port, kill, serve
 
 SOURCES = Path(__file__).with_name("resuming_sources.py")
 PROBE = {(0, 0), (0, 1), (0, 2)}
@@ -164,17 +162,15 @@ class TestFixed:
         assert list(itertools.chain(*begun, *rest)) == list(itertools.chain(*whole))
         assert len(rest[0]) == 6
 
-    @posix_signals
     def test_a_worker_is_killed(self, tmp_path: Path) -> None:
         target = [f"{SOURCES}:augmented", "-a", "n=300", "--stream-order", "fixed"]
         with serve(tmp_path, *target, workers=2) as node, FeederClient(node.endpoint) as client:
             whole = read(client)
         with serve(tmp_path, *target, workers=2, constants=QUICK_RESTARTS) as node, FeederClient(node.endpoint, prefetch=4) as client:
             begun = read(client, 100)
-            os.kill(node.workers[0], signal.SIGKILL)
+            kill(node.workers[0])
             assert begun + read(client) == whole
 
-    @posix_signals
     def test_the_node_is_killed_and_comes_back(self, tmp_path: Path) -> None:
         port = free_port()
         target = ["-a", "n=300", "--stream-order", "fixed"]

@@ -21,6 +21,7 @@ from tests.serving import (
     ANY_PORT,
     COMMAND,
     ON_WINDOWS,
+    PATIENCE,
     SOURCES,
     Running,
     Serving,
@@ -145,7 +146,7 @@ class TestStop:
             below = workers_of(node.pid)
             assert len(below) == 2
             assert arenas() - before
-            with FeederClient(node.endpoint, connect_timeout=0.5) as client:
+            with FeederClient(node.endpoint, connect_timeout=2 * PATIENCE) as client:
                 held = [client[i] for i in range(3)]
                 node.signal(name)
                 assert node.wait() == 0, node.output
@@ -187,7 +188,7 @@ class TestStop:
         arguments = (f"{SOURCES}:Hangs", "-a", f"folder={tmp_path}", "-a", f"child={str(child).lower()}")
         before = arenas()
         with serve(tmp_path, *arguments) as node:
-            client = FeederClient(node.endpoint, connect_timeout=0.5)
+            client = FeederClient(node.endpoint)
             assert client[0] == 0
             (pid,) = came_to(tmp_path, 1)
             below = {p: process for p, process in workers_of(node.pid).items() if p == pid}
@@ -204,7 +205,7 @@ class TestStop:
     def test_a_worker_that_hangs_is_killed_after_a_while(self, tmp_path: Path) -> None:
         before = arenas()
         with serve(tmp_path, f"{SOURCES}:Hangs", "-a", f"folder={tmp_path}") as node:
-            client = FeederClient(node.endpoint, connect_timeout=0.5)
+            client = FeederClient(node.endpoint)
             assert client[0] == 0
             came_to(tmp_path, 1)
             below = workers_of(node.pid)
@@ -232,7 +233,7 @@ class TestStop:
         before = arenas()
         with serve(tmp_path, f"{SOURCES}:Blocks", workers=2) as node:
             below = workers_of(node.pid)
-            client = FeederClient(node.endpoint, connect_timeout=0.5)
+            client = FeederClient(node.endpoint, connect_timeout=2 * PATIENCE)
             held = client[0]
             left = arenas() - before
             node.popen.kill()
@@ -278,7 +279,8 @@ class TestLog:
         """Of an indexed source at the start, before anybody asks; of a stream with its first batch."""
         (tmp_path / "data.py").write_text(
             "import numpy as np\n"
-            "def batch(): return np.random.rand(4, 32, 32, 3), np.random.randint(0, 255, (4, 32, 32, 3)), np.zeros((4, 512, 512), 'f4')\n"
+            "SHAPE = 4, 32, 32, 3\n"
+            "def batch(): return np.random.rand(*SHAPE), np.random.randint(0, 255, SHAPE, np.int64), np.zeros((4, 512, 512), 'f4')\n"
             "class Items:\n"
             "    def __len__(self): return 5\n"
             "    def __getitem__(self, i): return batch()\n"

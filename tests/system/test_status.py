@@ -17,7 +17,7 @@ from feeder_server.status import Visitor
 from feeder_wire import frames
 from feeder_wire import messages as m
 from feeder_wire.security import make_key_files
-from tests.serving import COMMAND, SOURCES, Running, Serving, free_port, posix_signals, serve, until
+from tests.serving import COMMAND, SOURCES, Running, Serving, free_port, serve, until
 
 
 def status(folder: Path, endpoint: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -33,7 +33,8 @@ def seen(endpoint: str) -> Report:
 @contextmanager
 def loading(folder: Path) -> Iterator[tuple[Serving, str]]:
     """A node whose workers sit in the import of a source until there is a file ``go``."""
-    (folder / "slow.py").write_text(f"from tests.sources import Numbers, hold\nhold({str(folder)!r}, 'import')\nmade = Numbers(5)\n")
+    code = f"from tests.sources import Numbers, hold\nhold({str(folder)!r}, 'import')\nmade = Numbers(5)\n"
+    (folder / "slow.py").write_text(code, encoding="utf-8")
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     with Serving(folder, "slow.py:made", "-w", "2", "-b", endpoint, env={"PYTHONPATH": str(SOURCES.parents[1])}) as node:
         yield node, endpoint
@@ -82,7 +83,7 @@ class TestWhatItSays:
 class TestWhen:
     def test_while_the_workers_load(self, tmp_path: Path) -> None:
         with loading(tmp_path) as (node, endpoint):
-            until(lambda: len(list(tmp_path.glob("at-import-*"))) == 2, "both import")
+            until(lambda: len(list(tmp_path.glob("at-import-*"))) == 2, lambda: f"both import: {node.output}")
             said = seen(endpoint)
             assert (said.workers_up, said.state, said.sources[0].kind) == (0, "loading default", "")
             text = status(tmp_path, endpoint).stdout
@@ -129,7 +130,6 @@ def _more(visitor: Visitor, got: list[Any]) -> None:
 
 
 class TestWatch:
-    @posix_signals
     @pytest.mark.parametrize("options", [["--json"], []], ids=["json", "text"])
     def test_until_ctrl_c(self, tmp_path: Path, options: list[str]) -> None:
         with serve(tmp_path, f"{SOURCES}:Numbers") as node:

@@ -159,7 +159,8 @@ class TestMemory:
             held = []
             for batch in client:
                 held.append(batch)
-                assert arena_bytes() - before < 100 * MB
+                if len(held) % 10 == 0:  # it looks at each block, which takes long on some systems
+                    assert arena_bytes() - before < 100 * MB
             assert len(held) == 300
             for i, batch in enumerate(held):
                 np.testing.assert_array_equal(batch[::997], pattern(i, MB)[::997])

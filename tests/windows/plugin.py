@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import hypothesis
 import pytest
 
-from tests.windows.not_under_wine import REASONS
+from tests.windows.not_under_wine import REASONS, TO_SAVE_TIME
+
+ALL = "FEEDER_WINDOWS_ALL"  # variable: also what is left out to save time
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -17,14 +21,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def reason_for(nodeid: str) -> str | None:
     """Why a test is skipped under Wine, or None."""
-    return REASONS.get(nodeid) or REASONS.get(nodeid.partition("[")[0])
+    left_out = REASONS if os.environ.get(ALL) else {**TO_SAVE_TIME, **REASONS}
+    return left_out.get(nodeid) or left_out.get(nodeid.partition("[")[0])
 
 
 def unknown(nodeids: set[str]) -> list[str]:
     """What is named, in files of which there are tests among `nodeids`, and isn't one of them."""
     files = {nodeid.partition("::")[0] for nodeid in nodeids}
     known = nodeids | {nodeid.partition("[")[0] for nodeid in nodeids}
-    return [name for name in REASONS if name.partition("::")[0] in files and name not in known]
+    return [name for name in {**TO_SAVE_TIME, **REASONS} if name.partition("::")[0] in files and name not in known]
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-k` and the like take any away

@@ -1,10 +1,12 @@
 """`python dev.py test-windows`: the test suite in a Windows python.exe under Wine, with feeder installed there from its own wheel.
 
-Arguments go to pytest, which runs all tests without them. Exit codes are pytest's, and `SKIPPED` where there is no Wine and none
-can be installed.
+Arguments go to pytest, which runs all tests without them. Exit codes are pytest's, and `SKIPPED` where there is no Wine or no Windows
+Python, and none can be had.
 
     python dev.py test-windows                                 everything
     python dev.py test-windows tests/wire/test_arena.py -x     some of it
+    python dev.py test-windows --minutes 25 ...                fail if it isn't done by then; otherwise `MINUTES`
+    python dev.py test-windows --all ...                       also what is left out to save time, see not_under_wine.py
     python dev.py test-windows --start                         measure how long processes take to start there
 
 Temporary files lie in a folder with a blank and an umlaut in its name, and so does Python: names of users are like that.
@@ -12,6 +14,7 @@ Temporary files lie in a folder with a blank and an umlaut in its name, and so d
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -19,10 +22,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.windows.plugin import ALL
 from tests.windows.setup import build_wheel, need_wine, set_up
 from tests.windows.wine import ROOT, SetupFailed, Unavailable, Wine, cache_folder, windows_path
 
@@ -30,10 +35,15 @@ SKIPPED = 77  # as for automake
 FAILED = 1
 INTERRUPTED = 130
 NO_TESTS = 5  # pytest's
-SECONDS = 45 * 60.0  # for all tests; on two idle cores they take a quarter of that
+MINUTES = 60.0  # for all of it; on two idle cores a third of that
 TEST_SECONDS = 300
 PROCESSES = 2
+FILES = 3  # of tests with many sockets, in one part
 OUTCOMES = ("failed", "error", "passed", "skipped", "xfailed", "xpassed")
+
+
+class OutOfTime(Exception):
+    """It takes too long."""
 
 
 def say(text: str) -> None:
@@ -45,11 +55,13 @@ def groups(root: Path) -> list[list[str]]:
     """Returns the paths of the whole suite, in parts that run one after the other, each under a Wine server of its own.
 
     Wine's server keeps sockets of ZeroMQ's after their process has closed them, and turns in circles over those with something unread:
-    after some hundred clients it takes a core for itself, and everything becomes slow. So files that open many are parts of their own.
+    after some hundred clients it takes a core for itself, and everything becomes slow. So files that open many are spread over parts.
+    Not each for itself, for every part starts with some fifteen seconds of imports.
     """
     tests = root / "tests"
-    crowded = [[f"tests/{name}/{path.name}"] for name in ("system", "transport") for path in sorted((tests / name).glob("test_*.py"))]
-    units = [[f"tests/{name}"] for name in ("wire", "client", "server")]
+    files = [f"tests/{name}/{path.name}" for name in ("system", "transport") for path in sorted((tests / name).glob("test_*.py"))]
+    crowded = [files[i : i + FILES] for i in range(0, len(files), FILES)]
+    units = [[f"tests/{name}" for name in ("wire", "client", "server")]]
     known = {"system", "transport", "wire", "client", "server"}
     rest = [f"tests/{path.name}" for path in sorted(tests.iterdir()) if path.name.startswith("test_")]
     rest += [f"tests/{path.name}" for path in sorted(tests.iterdir()) if path.name not in known and any(path.glob("test_*.py"))]
@@ -79,32 +91,42 @@ def paths_in(arguments: Sequence[str]) -> bool:
 def run_tests(wine: Wine, arguments: Sequence[str], temporary: Path) -> int:
     """Runs pytest there, shows what it prints, and returns the first exit code that isn't 0."""
     started = time.monotonic()
-    parts = [list(arguments)] if paths_in(arguments) else [[*arguments, *paths] for paths in groups(ROOT)]
+    to_do = [list(arguments)] if paths_in(arguments) else [[*arguments, *paths] for paths in groups(ROOT)]
+    parts = len(to_do)
     results: list[dict[str, Any]] = []
     worst = 0
-    for part in parts:
-        say(f"pytest {' '.join(part)}")
-        code, result = run_part(wine, part, temporary, SECONDS - (time.monotonic() - started))
-        if result is None:
-            say(f"pytest did not come to its end: exit code {code}")
-        else:
-            results.append(result)
-        # No tests in a part: that is as it should be with -k.
-        worst = worst or (0 if code == NO_TESTS and len(parts) > 1 else code)
-    if results:
-        say(summary(results, time.monotonic() - started))
+    try:
+        while to_do:
+            say(f"pytest {' '.join(to_do[0])}")
+            code, result = run_part(wine, to_do[0], temporary)
+            if result is None:
+                say(f"pytest did not come to its end: exit code {code}")
+            else:
+                results.append(result)
+            # No tests in a part: that is as it should be with -k.
+            worst = worst or (0 if code == NO_TESTS and parts > 1 else code)
+            del to_do[0]
+    except OutOfTime as e:
+        raise OutOfTime(f"{e} Not done: {'; '.join(' '.join(part) for part in to_do)}") from None
+    finally:
+        if results:
+            say(summary(results, time.monotonic() - started))
     return worst
 
 
-def run_part(wine: Wine, arguments: Sequence[str], temporary: Path, seconds: float) -> tuple[int, dict[str, Any] | None]:
+def run_part(wine: Wine, arguments: Sequence[str], temporary: Path) -> tuple[int, dict[str, Any] | None]:
     """Runs pytest once. Returns its exit code, never 0 if it didn't come to its end, and what `inside.py` found."""
     written = temporary / "result.json"
     written.unlink(missing_ok=True)
     command = ["-u", windows_path(Path(__file__).with_name("inside.py")), windows_path(ROOT), windows_path(written)]
-    command += pytest_arguments(arguments, temporary, os.cpu_count() or 1)
-    env = {"HYPOTHESIS_STORAGE_DIRECTORY": windows_path(temporary / "hypothesis"), "FEEDER_TEST_PATIENCE": "3"}
+    command += pytest_arguments([a for a in arguments if a != "--all"], temporary, os.cpu_count() or 1)
+    env = {
+        "HYPOTHESIS_STORAGE_DIRECTORY": windows_path(temporary / "hypothesis"),
+        "FEEDER_TEST_PATIENCE": "3",
+        ALL: "1" if "--all" in arguments else "",
+    }
     with wine.serving():
-        code, _ = wine.run(*command, seconds=max(1.0, seconds), show=_show, **env)
+        code, _ = wine.run(*command, seconds=24 * 3600.0, show=_show, **env)
     if not written.exists():
         return code or FAILED, None
     return code, json.loads(written.read_text(encoding="utf-8"))
@@ -115,12 +137,11 @@ def _show(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Entry point. Returns the exit code."""
+def everything(arguments: Sequence[str], temporary: Path) -> int:
+    """Sets up what is missing, installs feeder there, and runs what was asked for. Returns the exit code."""
     wine = Wine(cache_folder())
-    temporary = Path(tempfile.mkdtemp(prefix="feeder Größe "))
-    try:
-        need_wine(say)
+    need_wine(say)
+    with wine.alone(say):
         set_up(wine, say)
         wheel = build_wheel(temporary / "wheel")
         with wine.serving():
@@ -129,6 +150,20 @@ def main(arguments: Sequence[str]) -> int:
             if list(arguments[:1]) == ["--start"]:
                 return wine.run("-u", windows_path(Path(__file__).with_name("start.py")), seconds=1200, show=_show)[0]
         return run_tests(wine, arguments, temporary)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Entry point. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="test-windows", usage=__doc__, add_help=False, allow_abbrev=False)
+    parser.add_argument("--minutes", type=float, default=MINUTES)
+    options, arguments = parser.parse_known_args(arguments)
+    temporary = Path(tempfile.mkdtemp(prefix="feeder Größe "))
+    try:
+        with time_limit(options.minutes):
+            return everything(arguments, temporary)
+    except OutOfTime as e:
+        say(f"FAILED: {e}")
+        return FAILED
     except Unavailable as e:
         say(f"SKIPPED, NOTHING WAS TESTED ON WINDOWS: {e}")
         return SKIPPED
@@ -140,6 +175,25 @@ def main(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def time_limit(minutes: float) -> Iterator[None]:
+    """Raises OutOfTime in what it is around, wherever that is, after that many minutes."""
+
+    def strike(signum: int, frame: object) -> None:
+        raise OutOfTime(f"it is not done within {minutes:g} minutes.")
+
+    if sys.platform == "win32":  # where only the tests of this file run it, and they are quick
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, strike)
+    signal.setitimer(signal.ITIMER_REAL, minutes * 60)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _end_on_sigterm(signum: int, frame: object) -> None:

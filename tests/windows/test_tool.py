@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from tests.windows import not_under_wine, packages, plugin, run, wine
+from tests.windows import not_under_wine, packages, plugin, run, setup, wine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,15 +101,78 @@ class TestWithoutWine:
         assert list(tmp_path.iterdir()) == []
 
 
+class TestWithoutANetwork:
+    def test_what_is_there_is_not_downloaded_again(self) -> None:
+        files = ["pip-25.0-py3-none-any.whl", "msgpack_numpy-0.4.8-py2.py3-none-any.whl", "numpy-2.4.1-cp313-cp313-win_amd64.whl"]
+        wanted = ["pip", "msgpack==1.1.2", "msgpack-numpy==0.4.8", "numpy==2.4.10"]
+        assert setup.to_download(files, wanted) == (["msgpack==1.1.2", "numpy==2.4.10"], [files[2]])
+        assert setup.to_download(files, ["pip", "msgpack-numpy==0.4.8", "numpy==2.4.1"]) == ([], [])
+
+    @pytest.mark.parametrize(
+        ("said", "error"),
+        [
+            ("Could not find a version that satisfies the requirement numpy==9 (from versions: 2.4.0, 2.4.1)", wine.SetupFailed),
+            (
+                "WARNING: Retrying ...\nCould not find a version that satisfies the requirement numpy==9 (from versions: none)",
+                wine.Unavailable,
+            ),
+            ("ERROR: Could not install packages due to an OSError: HTTPSConnectionPool: Max retries exceeded", wine.Unavailable),
+        ],
+    )
+    def test_nothing_can_be_downloaded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, error: type[Exception]) -> None:
+        """That is no failure of feeder's, and what was set up before stays. A version that doesn't exist is one."""
+
+        def pip(*arguments: str) -> None:
+            raise wine.SetupFailed(said)
+
+        monkeypatch.setattr(setup, "_pip", pip)
+        there = tmp_path / "prefix" / "there"
+        there.mkdir(parents=True)
+        with pytest.raises(error, match="Could not"):
+            setup.set_up(wine.Wine(tmp_path), lambda text: None)
+        assert there.is_dir()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="test-windows runs on Linux")
+class TestTimeLimit:
+    def test_is_a_failure_in_words(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        ended = []
+
+        def run_part(machine: wine.Wine, part: list[str], temporary: Path) -> tuple[int, dict[str, str]]:
+            if "tests/b" in part:
+                try:
+                    threading.Event().wait(60)
+                finally:
+                    ended.append(part)
+            return 0, {"passed": "3", "windows": "Windows-10", "python": "CPython 3.13.2"}
+
+        monkeypatch.setattr(run, "run_part", run_part)
+        monkeypatch.setattr(run, "groups", lambda root: [["tests/a"], ["tests/b"], ["tests/c", "tests/d"]])
+        monkeypatch.setattr(run, "everything", lambda arguments, folder: run.run_tests(wine.Wine(folder), arguments, folder))
+        assert run.main(["--minutes", "0.01", "-x"]) == run.FAILED
+        said = capsys.readouterr().out.splitlines()
+        assert said[-2].startswith("test-windows: 3 passed in 0.0 min")
+        assert said[-1] == "test-windows: FAILED: it is not done within 0.01 minutes. Not done: -x tests/b; -x tests/c tests/d"
+        assert len(ended) == 1
+
+    def test_does_not_outlive_what_it_is_around(self) -> None:
+        before = signal.getsignal(signal.SIGALRM)
+        with run.time_limit(1.0):
+            assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0 and signal.getsignal(signal.SIGALRM) is before
+
+
 class TestLeftOut:
     def test_each_has_a_reason_and_is_a_single_test(self) -> None:
-        for name, reason in not_under_wine.REASONS.items():
+        assert not set(not_under_wine.REASONS) & set(not_under_wine.TO_SAVE_TIME)
+        for name, reason in {**not_under_wine.REASONS, **not_under_wine.TO_SAVE_TIME}.items():
             assert "::" in name
             assert (ROOT / name.partition("::")[0]).is_file(), name
             assert len(reason) > 10
 
     def test_all_cases_of_a_test_or_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(plugin, "REASONS", {"t.py::a": "no a", "t.py::b[1]": "no b 1"})
+        monkeypatch.delenv(plugin.ALL, raising=False)
         assert [plugin.reason_for(name) for name in ("t.py::a[x]", "t.py::a", "t.py::b[1]", "t.py::b[2]")] == [
             "no a",
             "no a",
@@ -114,8 +180,17 @@ class TestLeftOut:
             None,
         ]
 
+    def test_what_saves_time_runs_when_all_are_wanted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(plugin, "REASONS", {"t.py::a": "no a"})
+        monkeypatch.setattr(plugin, "TO_SAVE_TIME", {"t.py::b[1]": "slow"})
+        monkeypatch.delenv(plugin.ALL, raising=False)
+        assert [plugin.reason_for(name) for name in ("t.py::a", "t.py::b[1]", "t.py::b[2]")] == ["no a", "slow", None]
+        monkeypatch.setenv(plugin.ALL, "1")
+        assert [plugin.reason_for(name) for name in ("t.py::a", "t.py::b[1]")] == ["no a", None]
+
     def test_a_name_that_no_test_has_is_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(plugin, "REASONS", {"t.py::a": "no a", "u.py::gone": "no more"})
+        monkeypatch.setattr(plugin, "TO_SAVE_TIME", {})
         assert plugin.unknown({"t.py::a[x]", "u.py::here"}) == ["u.py::gone"]
         assert plugin.unknown({"t.py::a[x]"}) == [], "of files that were not collected nothing is known"
 
@@ -126,3 +201,8 @@ def test_the_closing_line() -> None:
         run.summary([{**machine, "passed": 7, "failed": 0, "skipped": 2}, {**machine, "passed": 3}], 90)
         == "10 passed, 2 skipped in 1.5 min on Windows-10 (Wine), CPython 3.13.2"
     )
+
+
+def test_what_each_windows_python_runs_first_can_be_compiled() -> None:
+    """A mistake in it would only be printed, by each of them."""
+    compile(setup._MENDS, "sitecustomize.py", "exec")

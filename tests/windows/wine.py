@@ -52,7 +52,7 @@ def windows_path(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Wine:
-    """A Windows with a Python, in `home`. Programs need `serving` around them."""
+    """A Windows with a Python, in `home`. Programs need `serving` around them, and whole runs `alone`."""
 
     home: Path
 
@@ -112,22 +112,31 @@ class Wine:
         return code, bytes(printed).decode("utf-8", "replace").replace("\r\n", "\n")
 
     @contextmanager
-    def serving(self) -> Iterator[None]:
-        """Keeps Wine's server up, so that a process starts in a quarter of a second; ends it and all Windows processes afterwards."""
+    def alone(self, say: Callable[[str], None]) -> Iterator[None]:
+        """One run at a time: the end of one would end the processes of the other, and its set-up take away what the other runs."""
         import fcntl  # here, because this file is imported on Windows too, by its tests
 
         self.home.mkdir(parents=True, exist_ok=True)
         with open(self.home / "lock", "w", encoding="ascii") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one run at a time: the end of one would end the processes of the other
-            self._server("-k")  # of a run that was killed
-            self._end_strays()
-            self._server("-p")
             try:
-                yield
-            finally:
-                self._server("-k")
-                self._server("-w")
-                self._end_strays()
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"waiting for another run, which uses {self.home}")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Keeps Wine's server up, so that a process starts in a quarter of a second; ends it and all Windows processes afterwards."""
+        self._server("-k")  # of a run that was killed
+        self._end_strays()
+        self._server("-p")
+        try:
+            yield
+        finally:
+            self._server("-k")
+            self._server("-w")
+            self._end_strays()
 
     def _server(self, option: str) -> None:
         self.prefix.mkdir(parents=True, exist_ok=True)
@@ -149,7 +158,7 @@ class Wine:
 
     def must(self, *arguments: str, **env: str) -> None:
         """Runs python.exe. Raises SetupFailed if it fails."""
-        code, printed = self.run(*arguments, seconds=600, **env)
+        code, printed = self.run(*arguments, seconds=600, show=None, **env)
         if code:
             raise SetupFailed(f"python.exe {' '.join(arguments)} ended with exit code {code}:\n{printed[-3000:]}")
 
