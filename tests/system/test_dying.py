@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from feeder_client import FeederClient, SourceError
-from tests.serving import arena_bytes, serve, until
+from tests.serving import arenas, serve
 from tests.sources import pattern
 from tests.system.dying_sources import EXIT_CODE, NBYTES
 
+FIRST = "1"  # generation of the workers that a server starts with
 SOURCES = Path(__file__).with_name("dying_sources.py")
+
+
+def generations() -> set[tuple[str, str]]:
+    """(slot, generation) of all workers of which there are blocks."""
+    names = [path.name.split("-") for folder in arenas() for path in folder.glob("[0-9]-*-*-*")]
+    return {(slot, generation) for _, slot, generation, _ in names}
 
 
 @pytest.mark.parametrize("transport", ["auto", "tcp"])
@@ -32,8 +40,9 @@ def test_over_a_batch_that_is_made(tmp_path: Path, when: str, transport: str) ->
             node.says(f"ended: exit code {EXIT_CODE}")
             assert (tmp_path / "died").exists()
             assert node.stderr.count(" ended: ") == 1
-            del batch, part
-        until(lambda: arena_bytes() <= 60 * NBYTES, lambda: f"{arena_bytes()} bytes")
+            ended = re.search(r"worker (\d) ended", node.stderr)
+            assert ended is not None
+            assert (ended[1], FIRST) not in generations(), f"blocks of a worker that is dead: {generations()}"
 
 
 def test_no_memory_for_a_batch(tmp_path: Path) -> None:

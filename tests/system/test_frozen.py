@@ -104,5 +104,6 @@ def test_in_mid_pass(tmp_path: Path, node: Serving, who: str, transport: str) ->
         assert script.wait() == 0, script.output
         assert script.stdout.endswith("all right\n")
         assert node.workers == workers  # none was taken for dead
-    until(lambda: "vanished" in node.stderr or who in ("node", "worker"), "the lease ran out")
+    # Where all stood still, the client may be heard again before the node looks at leases.
+    until(lambda: "vanished" in node.stderr or who != "client", "the lease ran out")
     assert "Traceback" not in node.stderr

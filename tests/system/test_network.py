@@ -107,7 +107,7 @@ class TestCut:
         """What it owed is asked of the other one at once, not when its connect_timeout is over."""
         with serve(tmp_path, f"parts={SOURCES}:Blocks", "-a", f"n={PARTS[1]}", "-a", f"kilobytes={KILOBYTES}") as other:
             with Proxy(node.endpoint) as proxy:
-                with FeederClient([proxy.endpoint, other.endpoint], "parts", transport="tcp", connect_timeout=600) as client:
+                with FeederClient([proxy.endpoint, other.endpoint], "parts", transport="tcp", connect_timeout=600, hedge=False) as client:
                     until(lambda: client.stats().nodes == 2, lambda: repr(client))
                     proxy.throttle(3_000_000, "down")  # so that it is in the middle of something
 
