@@ -333,7 +333,8 @@ class Proxy:
         if self._listener in ready:
             self._accept()
         for link in list(self._links):
-            self._serve(link, ready)
+            if link in self._links:  # serving another one may have broken all of them
+                self._serve(link, ready)
         while self._orders:
             order, done = self._orders.popleft()
             order()

@@ -182,6 +182,22 @@ def test_a_peer_that_does_not_read(proxy: Proxy) -> None:
         assert receive(end, sent) == bytes(sent)
 
 
+def test_all_of_several_are_dropped(proxy: Proxy) -> None:
+    """Both have something to be written in the same turn, and the first one's bytes break the other one too."""
+    with connect(proxy) as one, connect(proxy) as two:
+        until(lambda: proxy.counters.open == 2, "both are there")
+        proxy.stop_reading("up")
+        for end in (one, two):
+            end.sendall(b"x" * 10)
+        proxy.drop_after(5, "up")
+        proxy._set("up", paused=False)
+        assert broken(one)
+        assert broken(two)
+    until(lambda: not proxy.counters.open, "they are gone")
+    assert proxy.counters.dropped == 2
+    assert exchange(proxy) == b"hello"
+
+
 def test_nobody_behind_it() -> None:
     with closing(Echo()) as echo:
         endpoint = echo.endpoint
