@@ -20,7 +20,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -257,10 +257,10 @@ def arenas_since(before: set[Path]) -> set[Path]:
     return arenas() - before
 
 
-def arena_bytes() -> int:
-    """Size of all files in them."""
+def arena_bytes(others: Collection[Path] = ()) -> int:
+    """Size of all files in them, but for those in `others`: some nodes live for a whole session."""
     total = 0
-    for folder in arenas():
+    for folder in arenas().difference(others):
         for path in folder.glob("*"):
             try:
                 total += path.stat().st_size

@@ -15,7 +15,7 @@ from feeder_client import FeederClient
 from feeder_server.status import Visitor
 from feeder_wire import frames
 from feeder_wire import messages as m
-from tests.serving import SOURCES, Serving, arena_bytes, serve, until
+from tests.serving import SOURCES, Serving, arena_bytes, arenas, serve, until
 from tests.system.training import Training, is_number
 
 psutil = pytest.importorskip("psutil")
@@ -41,6 +41,7 @@ def greedy(node: Serving, source: str) -> Iterator[zmq.Socket[bytes]]:
 @pytest.mark.parametrize("kilobytes", [30, 1000], ids=["small", "parts"])
 def test_who_asks_and_never_reads(tmp_path: Path, kilobytes: int) -> None:
     sources = (f"numbers={SOURCES}:Numbers", f"blocks={SOURCES}:Blocks", "-a", "blocks.n=20000", "-a", f"blocks.kilobytes={kilobytes}")
+    others = arenas()
     with serve(tmp_path, *sources, "--memory", str(MEMORY), workers=2) as node, FeederClient(node.endpoint, "numbers") as client:
         process = psutil.Process(node.pid)
         training = Training(client, 20, is_number)
@@ -55,7 +56,7 @@ def test_who_asks_and_never_reads(tmp_path: Path, kilobytes: int) -> None:
                     passes = training.passes
                     until(lambda passes=passes: training.passes > passes or training.wrong, "the training goes on")  # type: ignore[misc]
                 assert process.memory_info().rss < before + 2 * MEMORY
-                assert arena_bytes() < 2 * MEMORY
+                assert arena_bytes(others) < 2 * MEMORY
         finally:
             training.end()
         assert "restarts" not in node.stderr and "Traceback" not in node.stderr
