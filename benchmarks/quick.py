@@ -18,7 +18,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,14 +83,19 @@ def over_tcp(task: Task) -> float:
     """Big batches per second through a socket, without keys, as between two machines that trust their network."""
     from feeder_client import FeederClient
 
-    command = [sys.executable, "-m", "feeder_server.cli", "serve", f"{SOURCES}:Big", "-b", "tcp://127.0.0.1:0", "-w", str(WORKERS)]
-    command += ["-a", f"length={task.length('big')}"]
+    server = served(f"{SOURCES}:Big", "-a", f"length={task.length('big')}", workers=WORKERS)
+    with server as endpoint, FeederClient(endpoint, transport="tcp") as client:
+        return rate(lambda: client, task.length("big"), task.seconds)
+
+
+@contextmanager
+def served(*arguments: str, workers: int) -> Iterator[str]:
+    """A server of its own, on a free port of loopback; gives its endpoint."""
+    command = [sys.executable, "-m", "feeder_server.cli", "serve", *arguments, "-b", "tcp://127.0.0.1:0", "-w", str(workers)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             assert server.stdout is not None
-            endpoint = server.stdout.readline().split()[-1]
-            with FeederClient(endpoint, transport="tcp") as client:
-                return rate(lambda: client, task.length("big"), task.seconds)
+            yield server.stdout.readline().split()[-1]
         finally:
             server.terminate()
 
@@ -204,14 +210,20 @@ def in_fresh_process(name: str, task: Task) -> Any:
 
 
 def run(rounds: int, task: Task, say: Callable[[str], None]) -> Results:
+    """All rounds."""
+    titles = {name: title for name, (title, _, _) in MEASUREMENTS.items()}
+    return rotated(titles, rounds, lambda name: in_fresh_process(name, task), say)
+
+
+def rotated(titles: Mapping[str, str], rounds: int, measure: Callable[[str], float | None], say: Callable[[str], None]) -> Results:
     """All rounds. The order is rotated, so that nobody always comes first, or after the same neighbour's heat."""
-    names = list(MEASUREMENTS)
+    names = list(titles)
     results: Results = {name: [] for name in names}
     for number in range(rounds):
-        turn = number * len(names) // max(1, rounds)
+        turn = number * len(names) // rounds
         for name in names[turn:] + names[:turn]:
-            say(f"round {number + 1} of {rounds}: {MEASUREMENTS[name][0]}")
-            results[name].append(in_fresh_process(name, task))
+            say(f"round {number + 1} of {rounds}: {titles[name]}")
+            results[name].append(measure(name))
     return results
 
 

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quick import ROOT, SOURCES, Results, Table, machine, markdown, spread
+from benchmarks.quick import ROOT, SOURCES, Results, Table, machine, markdown, rotated, spread
 
 ITEMS = 3000
 REPEATS = 5  # in one process; the fastest is the one that nobody disturbed
@@ -180,14 +180,7 @@ def in_fresh_process(name: str) -> Any:
 
 def run(rounds: int, say: Callable[[str], None]) -> Results:
     """All rounds, the order rotated."""
-    names = list(MEASUREMENTS)
-    results: Results = {name: [] for name in names}
-    for number in range(rounds):
-        turn = number * len(names) // rounds
-        for name in names[turn:] + names[:turn]:
-            say(f"round {number + 1} of {rounds}: {MEASUREMENTS[name][0]}")
-            results[name].append(in_fresh_process(name))
-    return results
+    return rotated({name: title for name, (title, _, _) in MEASUREMENTS.items()}, rounds, in_fresh_process, say)
 
 
 def table(results: Results) -> Table:

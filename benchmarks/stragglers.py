@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.quick import Results, Table, machine, markdown, ratios, spread
+from benchmarks.quick import Results, Table, machine, markdown, ratios, rotated, served, spread
 
 SECONDS = 0.02
 SLOW = 20
@@ -52,14 +52,11 @@ def epoch(slow: int, hedge: bool, servers: int = 1, workers: int = 4) -> Callabl
 
     def measure() -> float:
         from feeder_client import FeederClient
-        from tests.serving import ANY_PORT, Serving
 
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             args = ("-a", f"folder={folder}", "-a", f"slow={slow}", *(() if hedge else ("--no-hedge",)))
             source = f"{Path(__file__)}:Uneven"
-            command = (source, *args, "--workers", str(workers // servers), "--bind", ANY_PORT)
-            nodes = [stack.enter_context(Serving(Path(folder), *command)) for _ in range(servers)]
-            endpoints = [node.endpoint for node in nodes]
+            endpoints = [stack.enter_context(served(source, *args, workers=workers // servers)) for _ in range(servers)]
             with FeederClient(endpoints, hedge=hedge, lookahead=False) as client:
                 list(client)
                 while client.stats().nodes < servers:
@@ -89,14 +86,7 @@ CLAIMS = [
 
 def run(rounds: int, say: Callable[[str], None]) -> Results:
     """All rounds, the order rotated."""
-    names = list(MEASUREMENTS)
-    results: Results = {name: [] for name in names}
-    for number in range(rounds):
-        turn = number * len(names) // rounds
-        for name in names[turn:] + names[:turn]:
-            say(f"round {number + 1} of {rounds}: {MEASUREMENTS[name][0]}")
-            results[name].append(MEASUREMENTS[name][1]())
-    return results
+    return rotated({name: title for name, (title, _) in MEASUREMENTS.items()}, rounds, lambda name: MEASUREMENTS[name][1](), say)
 
 
 def tables(results: Results) -> list[Table]:

@@ -21,6 +21,7 @@ from feeder_wire import messages as m
 from feeder_wire.arena import ArenaReader
 from feeder_wire.errors import ProtocolError, VersionMismatch
 from feeder_wire.security import KeyPair, secure_client
+from feeder_wire.sockets import set_limits
 
 log = logging.getLogger("feeder.client")
 
@@ -96,11 +97,9 @@ class Connection:
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.linger = _LINGER_MS
         self.socket.sndhwm = self.socket.rcvhwm = 0  # bounded by the window
-        self.socket.heartbeat_ivl = int(frames.HEARTBEAT_SECONDS * 1000)
-        self.socket.heartbeat_timeout = int(frames.DEAD_SECONDS * 1000)
+        set_limits(self.socket)
         self.socket.reconnect_ivl, self.socket.reconnect_ivl_max = 50, 1000
         self.socket.handshake_ivl = 5000
-        self.socket.maxmsgsize = frames.MAX_FRAME
         if self.keys is not None:
             secure_client(self.socket, self.keys.own, self.keys.server)
         self.monitor = self.socket.get_monitor_socket(_EVENTS)

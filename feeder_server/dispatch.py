@@ -175,7 +175,7 @@ class Dispatch(Scheduling):
                 out.append(Send(session.client, m.HandedBack(session.id, epoch, (index,))))
             given += len(session.queue)
             session.queue.clear()
-        return out, sum(self._waits_for(job) is not None for slot in self.slots for job in slot.jobs.values()), given
+        return out, self._left(), given
 
     def _hand_back(self, session: Session, message: m.Ask) -> list[Action]:
         keys = {(message.epoch, index) for index in message.indices}
@@ -186,7 +186,10 @@ class Dispatch(Scheduling):
     @property
     def busy(self) -> bool:
         """Is something under way that a client waits for?"""
-        return any(self._waits_for(job) is not None for slot in self.slots for job in slot.jobs.values())
+        return self._left() > 0
+
+    def _left(self) -> int:
+        return sum(self._waits_for(job) is not None for slot in self.slots for job in slot.jobs.values())
 
     # ------------------------------------------------------------------------------------------------------------- workers
 

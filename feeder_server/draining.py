@@ -57,7 +57,5 @@ class Drain:
             if dispatch.busy:
                 log.warning("not finished in %g s (--drain-timeout): the rest is left to others", self._seconds)
             self._leaving, self._until = True, now + LEAVE_SECONDS
-            for client in gate.peers:
-                gate.put(client, m.Goodbye("", self.reason or ""))
-            gate.flush()
+            gate.say_goodbye(m.Goodbye("", self.reason or ""))
         return not gate.peers or now >= self._until

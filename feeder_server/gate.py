@@ -22,11 +22,13 @@ from zmq.auth import Authenticator
 
 from feeder_server.backlog import Backlog
 from feeder_server.config import ServeConfig
+from feeder_server.sparing import Sparing
 from feeder_wire import frames
 from feeder_wire import messages as m
 from feeder_wire.arena import ArenaReader
 from feeder_wire.errors import EndpointError, ProtocolError
 from feeder_wire.security import secure_server
+from feeder_wire.sockets import set_limits
 
 log = logging.getLogger("feeder.node")
 
@@ -86,7 +88,7 @@ class Gate:
         self._client_of: dict[bytes, bytes] = {}  # identity of a connection -> client
         self._banned: set[bytes] = set()
         self._most_banned = MOST_BANNED
-        self._offenders = 0
+        self._offenders = Sparing(FIRST_OFFENDERS)
         self._unreachable: list[tuple[bytes, bytes]] = []  # (client, identity) whose connection has ended
         self.offended: list[bytes] = []  # clients that have broken the protocol: what was theirs can go
         self._out: dict[bytes, list[m.ToClient]] = defaultdict(list)
@@ -98,10 +100,8 @@ class Gate:
         # Bounded by credits, not by counts: a full ROUTER drops silently, and every message here was asked for.
         self.socket.sndhwm = self.socket.rcvhwm = 0
         self.socket.router_mandatory = True  # a vanished client is an error at once, not a silent drop
-        self.socket.maxmsgsize = frames.MAX_FRAME
+        set_limits(self.socket)
         self.socket.copy_threshold = 0  # what has a tracker is not copied: a copy counts as sent at once
-        self.socket.heartbeat_ivl = int(frames.HEARTBEAT_SECONDS * 1000)
-        self.socket.heartbeat_timeout = int(frames.DEAD_SECONDS * 1000)
         if config.keys is not None:
             # Not pyzmq's ThreadAuthenticator: its thread needs an asyncio loop that Windows doesn't have by default.
             self._auth = Authenticator(context, log=logging.getLogger("feeder.auth"))
@@ -190,17 +190,20 @@ class Gate:
         self._banned.add(identity)
 
     def _say(self, text: str, *arguments: object) -> None:
-        """Log an offender: each of the first ones, then fewer and fewer, for who connects again and again must not fill the disk."""
-        self._offenders += 1
-        n = self._offenders
-        if n <= FIRST_OFFENDERS:
-            log.warning(text, *arguments)
-        elif n & (n - 1) == 0:
-            log.warning(text + " (the %dth of its kind since the start; most are not named any more)", *arguments, n)
+        """Log an offender, for who connects again and again sparingly."""
+        more = self._offenders.next()
+        if more is not None:
+            log.warning(text + "%s", *arguments, more)
 
     def put(self, client: bytes, message: m.ToClient) -> None:
         """Gather a message for the next `flush`."""
         self._out[client].append(message)
+
+    def say_goodbye(self, goodbye: m.Goodbye) -> None:
+        """Send everybody the last word."""
+        for client in list(self.peers):
+            self.put(client, goodbye)
+        self.flush()
 
     def flush(self) -> None:
         """Send what was gathered."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from feeder_server.dispatch import Dispatch
+from feeder_server.sparing import Sparing
 from feeder_server.work import Action
 
 log = logging.getLogger("feeder.node")
@@ -27,7 +28,7 @@ class Hedging:
         self._dispatch = dispatch
         self._on = on
         self._next = 0.0
-        self._said = 0
+        self._lines = Sparing(FIRST_WORDS)  # a slow worker is slow all day
 
     def look(self, now: float) -> list[Action]:
         """Give overdue batches to idle workers; to be called after `Dispatch.assign`."""
@@ -36,16 +37,14 @@ class Hedging:
         self._next = now + PERIOD
         actions, hedged = self._dispatch.hedge(now)
         for one in hedged:
-            self._said += 1
-            n = self._said
-            # A slow worker is slow all day: the first ones are told, then fewer and fewer.
-            if n <= FIRST_WORDS or n & (n - 1) == 0:
+            more = self._lines.next()
+            if more is not None:
                 epoch, index = one.key
                 log.info(
                     "batch %d of epoch %d of source %r is overdue: worker %d has had it for %.2f s, %.2f s are usual; "
                     "worker %d makes it too%s",
                     *(index, epoch, one.source, one.slow, one.age, one.usual, one.other),
-                    f" (the {n}th of its kind; most are not told any more)" if n > FIRST_WORDS else "",
+                    more,
                 )
         return actions
 

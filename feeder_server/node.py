@@ -178,9 +178,7 @@ class Node:
         if self._supervisor is None:
             return
         goodbye = self._fatal_remote if self._fatal else m.Goodbye("", self.stop_reason or "the server was stopped")
-        for client in list(self._gate.peers):
-            self._gate.put(client, goodbye)
-        self._gate.flush()
+        self._gate.say_goodbye(goodbye)
         # One that is still loading has nothing to finish, and would not look up: it ends with its pipe.
         told = {slot for slot in self._crew.present if self.dispatch.slots[slot].ready}
         for slot in told:

@@ -25,6 +25,7 @@ from feeder_wire import frames
 from feeder_wire import messages as m
 from feeder_wire.errors import AuthenticationError, NodeUnreachable, ProtocolError, VersionMismatch
 from feeder_wire.security import KeyPair, check_endpoint, secure_client
+from feeder_wire.sockets import set_limits
 
 _GREETING = b"\xff" + bytes(8) + b"\x7f\x03"
 """How a peer of ZMTP 3 begins: signature and version. The rest of a greeting, with the mechanism, follows when it has seen ours."""
@@ -65,9 +66,7 @@ class Visitor:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = 200
-        self._socket.maxmsgsize = frames.MAX_FRAME
-        self._socket.heartbeat_ivl = int(frames.HEARTBEAT_SECONDS * 1000)
-        self._socket.heartbeat_timeout = int(frames.DEAD_SECONDS * 1000)
+        set_limits(self._socket)
         if keys is not None:
             secure_client(self._socket, keys.own, keys.server)
         self._monitor = self._socket.get_monitor_socket(_EVENTS)

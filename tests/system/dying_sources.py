@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from feeder_server.link import NodeLink
 from feeder_wire import worker_messages as w
 from feeder_wire.codec import Encoded
-from tests.sources import Array, pattern
+from tests.sources import Array, first_here, pattern
 
 NBYTES = 1 << 18
 EXIT_CODE = 77
@@ -21,23 +20,15 @@ class Dies:
     """Batch i is `pattern(i, NBYTES)`, twice. The first worker that comes to `at` dies over it, at a point that `when` names."""
 
     def __init__(self, folder: str, when: str, n: int = 30, at: int = 17) -> None:
-        self.folder, self.when, self.n, self.at = Path(folder), when, n, at
+        self.folder, self.when, self.n, self.at = folder, when, n, at
 
     def __len__(self) -> int:
         return self.n
 
     def __getitem__(self, i: int) -> tuple[Array, Array]:
-        if i == self.at and _first(self.folder):
+        if i == self.at and first_here(self.folder):
             {"writing": _die_writing, "reporting": _die_reporting}[self.when]()
         return pattern(i, NBYTES), pattern(i, NBYTES)
-
-
-def _first(folder: Path) -> bool:
-    try:
-        (folder / "died").touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
 
 
 def _die_writing() -> None:

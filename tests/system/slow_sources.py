@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.sources import hold
+from tests.sources import first_here, hold
 
 QUICK = 0.02
 """What a batch takes: so much that a worker is given the next one only when it has finished."""
@@ -25,13 +25,8 @@ class OneHolds:
 
     def __getitem__(self, i: int) -> tuple[int, str]:
         time.sleep(QUICK)
-        if i == self.at:
-            try:
-                (self.folder / "first").touch(exist_ok=False)
-            except FileExistsError:
-                pass
-            else:
-                hold(str(self.folder), i)
+        if i == self.at and first_here(str(self.folder)):
+            hold(str(self.folder), i)
         (self.folder / f"made-{i}-{self.name}{os.getpid()}").touch()
         return i, f"sample {i:08}"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from feeder_client import FeederClient
-from tests.serving import free_port, posix_signals, serve, until
+from tests.serving import Serving, free_port, posix_signals, serve, until
 from tests.system.slow_sources import made
 
 # Ctrl-Break, its twin on Windows, goes through the same handler: tests/server/test_serve.py.
@@ -15,6 +15,20 @@ pytestmark = posix_signals
 SOURCES = Path(__file__).with_name("slow_sources.py")
 WHOLE = list(range(40))
 KEPT = ("--no-hedge",)
+
+
+def both_hold(folder: Path) -> None:
+    """Waits until both workers are in the middle of a batch."""
+    until(lambda: len(list(folder.glob("at-*"))) == 2, "both workers are in the middle of a batch")
+
+
+def drain(node: Serving, folder: Path) -> None:
+    """Asks it to end while both of its workers are in the middle of a batch, then lets them go on; it ends in good order."""
+    both_hold(folder)
+    node.signal("SIGTERM")
+    node.says("finishing: 2 batches are under way")
+    (folder / "go").touch()
+    assert node.wait() == 0, node.output
 
 
 @pytest.mark.parametrize("transport", ["auto", "tcp"])
@@ -30,11 +44,7 @@ def test_others_make_what_it_has_not_begun(tmp_path: Path, transport: str) -> No
                 until(lambda: client.stats().nodes == 2, lambda: repr(client))
                 batches = iter(client)
                 got = [next(batches) for _ in range(14)]
-                until(lambda: len(list(first.glob("at-*"))) == 2, "both workers of the first one are in the middle of a batch")
-                one.signal("SIGTERM")
-                one.says("finishing: 2 batches are under way")
-                (first / "go").touch()
-                assert one.wait() == 0, one.output
+                drain(one, first)
                 got += list(batches)
                 assert [i for i, _ in got] == WHOLE
                 assert client.stats().nodes == 1
@@ -54,11 +64,7 @@ def test_one_that_comes_in_its_place_goes_on(tmp_path: Path) -> None:
     ):
         batches = iter(client)
         got = [next(batches) for _ in range(14)]
-        until(lambda: len(list(tmp_path.glob("at-*"))) == 2, "both workers are in the middle of a batch")
-        one.signal("SIGTERM")
-        one.says("finishing: 2 batches are under way")
-        (tmp_path / "go").touch()
-        assert one.wait() == 0, one.output
+        drain(one, tmp_path)
         with serve(tmp_path, *arguments, workers=2, bind=endpoint):
             got += list(batches)
         assert [i for i, _ in got] == WHOLE
@@ -72,11 +78,7 @@ def test_a_stream(tmp_path: Path) -> None:
     with serve(tmp_path, *arguments, workers=2, bind=endpoint) as one, FeederClient(endpoint, connect_timeout=60) as client:
         batches = iter(client)
         got = [next(batches) for _ in range(8)]
-        until(lambda: len(list(tmp_path.glob("at-*"))) == 2, "both workers are in the middle of a batch")
-        one.signal("SIGTERM")
-        one.says("finishing: 2 batches are under way")
-        (tmp_path / "go").touch()
-        assert one.wait() == 0, one.output
+        drain(one, tmp_path)
         with serve(tmp_path, *arguments, workers=2, bind=endpoint):
             got += list(batches)
         assert sorted(got) == WHOLE
@@ -87,7 +89,7 @@ def test_what_takes_for_ever_is_left(tmp_path: Path) -> None:
     with serve(tmp_path, *arguments, workers=2) as node, FeederClient(node.endpoint, lookahead=False) as client:
         batches = iter(client)
         assert [next(batches)[0] for _ in range(14)] == list(range(14))
-        until(lambda: len(list(tmp_path.glob("at-*"))) == 2, "both workers are in the middle of a batch")
+        both_hold(tmp_path)
         node.signal("SIGTERM")
         assert node.wait() == 0, node.output
         assert "not finished in 0.3 s (--drain-timeout): the rest is left to others" in node.stderr

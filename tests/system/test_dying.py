@@ -39,7 +39,7 @@ def test_over_a_batch_that_is_made(tmp_path: Path, when: str, transport: str) ->
                     count += 1
                 assert count == 30
             node.says(f"ended: exit code {EXIT_CODE}")
-            assert (tmp_path / "died").exists()
+            assert (tmp_path / "been").exists()
             assert node.stderr.count(" ended: ") == 1
             ended = re.search(r"worker (\d) ended", node.stderr)
             assert ended is not None

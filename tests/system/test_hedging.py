@@ -19,6 +19,17 @@ def numbers(batches: object) -> list[int]:
     return [i for i, _ in batches]  # type: ignore[attr-defined]
 
 
+def waits_for_the_slow_one(client: FeederClient, folder: Path) -> None:
+    """Batch 16 doesn't come before who holds it lets go, and nobody else makes it."""
+    assert numbers(client[i] for i in range(16)) == WHOLE[:16]
+    with pytest.raises(BatchTimeout, match="batch 16 of epoch 0"):
+        client[16]
+    (folder / "go").touch()
+    until(lambda: made(folder)[16], "the slow one is done")
+    assert numbers(client[i] for i in range(16, 40)) == WHOLE[16:]
+    assert made(folder)[16] == 1
+
+
 def test_one_worker_stops_and_another_one_makes_its_batch(tmp_path: Path) -> None:
     """Nobody waits for it, and what it says later is not taken for another batch."""
     with serve(tmp_path, SOURCE, "-a", f"folder={tmp_path}", workers=2) as node:
@@ -37,13 +48,7 @@ def test_one_worker_stops_and_another_one_makes_its_batch(tmp_path: Path) -> Non
 def test_it_can_be_turned_off(tmp_path: Path) -> None:
     with serve(tmp_path, SOURCE, "-a", f"folder={tmp_path}", "--no-hedge", workers=2) as node:
         with FeederClient(node.endpoint, lookahead=False, batch_timeout=1.0) as client:
-            assert numbers(client[i] for i in range(16)) == WHOLE[:16]
-            with pytest.raises(BatchTimeout, match="batch 16 of epoch 0"):
-                client[16]
-            (tmp_path / "go").touch()
-            until(lambda: made(tmp_path)[16], "the slow one is done")
-            assert numbers(client[i] for i in range(16, 40)) == WHOLE[16:]
-            assert made(tmp_path)[16] == 1
+            waits_for_the_slow_one(client, tmp_path)
         assert "is overdue" not in node.stderr
 
 
@@ -63,11 +68,5 @@ def test_one_server_stops_and_no_other_one_is_to_be_asked(tmp_path: Path) -> Non
     arguments = (SOURCE, "-a", f"folder={tmp_path}")
     with serve(tmp_path, *arguments) as one, serve(tmp_path, *arguments) as two:
         with FeederClient([one.endpoint, two.endpoint], lookahead=False, hedge=False, batch_timeout=1.0) as client:
-            assert numbers(client[i] for i in range(16)) == WHOLE[:16]
-            with pytest.raises(BatchTimeout, match="batch 16 of epoch 0"):
-                client[16]
-            (tmp_path / "go").touch()
-            until(lambda: made(tmp_path)[16], "the slow one is done")
-            assert numbers(client[i] for i in range(16, 40)) == WHOLE[16:]
-            assert made(tmp_path)[16] == 1
+            waits_for_the_slow_one(client, tmp_path)
             assert client.stats().hedged == 0

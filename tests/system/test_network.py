@@ -65,6 +65,14 @@ def read_pass(client: FeederClient, source: Source, disturb: Callable[[int], Non
     assert got == n
 
 
+def cut_for_a_while(proxy: Proxy, refusals: int, reset: bool = True) -> None:
+    """Until the client has tried again more than so many times."""
+    proxy.cut(reset=reset)
+    refused = proxy.counters.refused
+    until(lambda: proxy.counters.refused > refused + refusals, "it tries again")
+    proxy.restore()
+
+
 class TestCut:
     @both_sizes
     def test_again_and_again(self, node: Serving, source: Source) -> None:
@@ -94,10 +102,7 @@ class TestCut:
 
             def disturb(i: int) -> None:
                 if i % 4 == 1 and i < 12:
-                    proxy.cut(reset=i != 5)
-                    refused = proxy.counters.refused
-                    until(lambda: proxy.counters.refused > refused + 1, "it tries again")
-                    proxy.restore()
+                    cut_for_a_while(proxy, refusals=1, reset=i != 5)
 
             read_pass(client, source, disturb)
             read_pass(client, source)
@@ -150,10 +155,7 @@ class TestCut:
 
                 def disturb(i: int) -> None:
                     if i in (2, 6):
-                        proxy.cut()
-                        refused = proxy.counters.refused
-                        until(lambda: proxy.counters.refused > refused + 5, "it tries again")
-                        proxy.restore()
+                        cut_for_a_while(proxy, refusals=5)
 
                 read_pass(client, PARTS, disturb)
                 read_pass(client, PARTS)
