@@ -2,7 +2,7 @@
 
     this process ── set-up, one line through the stdin pipe ──▶ python -m feeder_server.private ──▶ workers
                  ◀── one line: the endpoint, or why not ──────
-                 ── the pipe stays open; its end means stop ──▶
+                 ── a second line, or the end of the pipe, means stop ──▶
 
 The set-up holds key pairs made for this one server, so nobody else on the machine can connect, and, where an object was handed
 over, the parcel it is packed in. Nothing secret is on a command line.
@@ -27,7 +27,7 @@ from typing import Any
 
 from feeder_client.connection import Keys
 from feeder_client.unpicklable import explain
-from feeder_wire.arena import PrivateDirectory, parents
+from feeder_wire.arena import PrivateDirectory, parents, sweep
 from feeder_wire.errors import ConfigError, FeederError, NodeUnreachable, of_kind
 from feeder_wire.parcel import pack
 from feeder_wire.security import KeyPair
@@ -178,6 +178,10 @@ class LocalServer:
         self._stopped = True
         process = getattr(self, "_process", None)
         if process is not None:
+            with suppress(OSError, ValueError):  # it is gone; or was told already
+                # In words: a child that this process has forked may hold the pipe open.
+                process.stdin.write(b"stop\n")
+                process.stdin.flush()
             with suppress(OSError):  # it is gone, with something unwritten
                 process.stdin.close()
             try:
@@ -186,6 +190,7 @@ class LocalServer:
                 log.warning("the private server did not end within %g s: killed", STOP_SECONDS)
                 process.kill()
                 process.wait()
+                sweep(parents())
         if self._directory is not None:
             self._directory.close()
 

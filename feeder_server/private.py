@@ -1,8 +1,8 @@
 """The private server of one training process: the same node, told what to do through its stdin pipe.
 
 One line of JSON comes in: the source (a target, or a parcel), options, and keys made for this one server. One line goes out on
-stdout: ``{"endpoint": ...}`` or ``{"error": [kind, text]}``. When stdin ends, the training process is gone, however it went, and
-so is this. Ctrl-C is the training process' business. See feeder_client/local.py for the other end.
+stdout: ``{"endpoint": ...}`` or ``{"error": [kind, text]}``. A second line means stop. When stdin ends, the training process is gone,
+however it went, and so is this. Ctrl-C is the training process' business. See feeder_client/local.py for the other end.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import shutil
 import signal
 import sys
 import threading
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO
 
 from feeder_server.config import ServeConfig, SourceEntry, usable_cores
 from feeder_server.node import Node
@@ -26,6 +27,8 @@ from feeder_wire.security import KeyPair
 from feeder_wire.sizes import parse_size
 
 log = logging.getLogger("feeder.node")
+
+PARENT_SECONDS = 1.0  # how often it is looked whether the training process is still there
 
 OPTIONS = ("memory", "max_retries", "batch_timeout", "hedge", "gpu", "threads", "single", "on_divergence", "stream_order")
 """Options of ``feeder-server serve`` that a training script may set: ``FeederSequence.local(..., server={"threads": 2})``."""
@@ -59,6 +62,7 @@ def configure(setup: dict[str, Any]) -> ServeConfig:
 
 def main() -> int:
     """Entry point; see the module."""
+    parent = os.getppid()  # at once: that of an orphan says nothing
     for name in ("SIGINT", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -80,8 +84,7 @@ def main() -> int:
         signal.signal(signal.SIGTERM, lambda *_: node.stop("it got SIGTERM"))
 
         def watch() -> None:
-            while pipe.read(4096):
-                pass
+            wait_for_the_end(pipe, parent)
             node.stop("the training process has ended")
 
         threading.Thread(target=watch, name="feeder-watch", daemon=True).start()
@@ -97,6 +100,18 @@ def main() -> int:
             shutil.rmtree(setup["remove"], ignore_errors=True)
     sys.stderr.flush()
     os._exit(0)  # the watching thread sits in a read that may never end
+
+
+def wait_for_the_end(pipe: BinaryIO, parent: int) -> None:
+    """Return when the training process says so, or is gone. `parent`: its process id, on POSIX.
+
+    The end of the pipe alone doesn't tell: a child that the training process forks (a DataLoader of torch does) holds it open as well.
+    """
+    if sys.platform == "win32":  # no fork; and select() takes nothing but sockets
+        pipe.readline()
+        return
+    while os.getppid() == parent and not select.select([pipe], [], [], PARENT_SECONDS)[0]:
+        pass
 
 
 def _say(message: dict[str, Any]) -> None:

@@ -324,6 +324,39 @@ class TestTheEndOfTheTrainer:
             assert script.wait() == 0, script.output
             assert script.stdout.splitlines()[1] == "49 50"
 
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+    @pytest.mark.parametrize("how", ["closed", "killed"])
+    def test_a_forked_child_that_lives_on(self, tmp_path: Path, how: str) -> None:
+        """It holds open what it has inherited, the server's pipe too, as torch's DataLoader does; the server ends all the same."""
+        before = arenas()
+        code = """
+            import os, sys, time
+            from feeder_client import FeederClient
+            client = FeederClient.local([1, 2, 3], workers=1)
+            print(list(client))
+            if os.fork() == 0:
+                os.closerange(0, 3)
+                while not os.path.exists("go"):
+                    time.sleep(0.01)
+                os._exit(0)
+            print("forked", flush=True)
+            if sys.argv[1] == "closed":
+                client.close()
+            else:
+                time.sleep(1000)
+        """
+        with Script(tmp_path, code, how) as script:
+            script.says("forked")
+            if how == "killed":
+                below = {pid: p for pid, p in workers_of(script.pid).items() if "feeder_server" in " ".join(p.cmdline())}
+                assert len(below) == 2
+                script.signal("SIGKILL")
+                until(lambda: not alive(below), lambda: f"left: {alive(below)}")
+            assert script.wait() == (0 if how == "closed" else -9), script.output
+            until(lambda: not arenas_since(before), lambda: f"left: {arenas_since(before)}")
+            assert script.stderr == ""  # nor had it to be killed
+            (tmp_path / "go").touch()
+
     @pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGTERM", marks=posix_signals), "SIGINT"])
     def test_killed(self, tmp_path: Path, name: str) -> None:
         """However the trainer goes: server, workers and folders are gone, and nothing is said but Python's own words."""
