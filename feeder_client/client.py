@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from feeder_client import saved
 from feeder_client.connection import Keys
@@ -102,7 +102,7 @@ class FeederClient:
     def local(
         cls: type[Self],
         source: object,
-        workers: int | None = None,
+        workers: int | Literal["auto"] | None = None,
         *,
         args: Mapping[str, Any] | None = None,
         seed: int = 0,
@@ -117,7 +117,8 @@ class FeederClient:
         Args:
             source: ``"file.py:name"`` or ``"module:name"``; or an object or generator function of this process, which is packed with
                 cloudpickle and handed to the workers through pipes. Arrays of 1 MB or more in it are shared by all workers.
-            workers: worker processes; None: as many as there are usable cores.
+            workers: worker processes; None: as many as there are usable cores; "auto": begin with one and add more while the training
+                waits for data and they help, see docs/operations.md.
             args: arguments for a target's class or function: numbers, texts, booleans, lists and dicts of those.
             seed: of everything random in the source.
             server: options of the server: ``threads``, ``gpu``, ``max_retries``, ``batch_timeout``, ``hedge``, ``memory``,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 from feeder_client.agreement import Agreement
@@ -179,6 +179,12 @@ class Core(Waiting):
             nodes = self._credits.nodes.values()
             return Stats(**asdict(self._counted), owed=owed, stored=stored, workers=sum(n.workers for n in nodes), nodes=len(nodes))
 
+    def waited(self, now: float) -> float:
+        """For how many seconds the training has stood still for want of batches, up to this moment; not at its very beginning."""
+        with self._cond:
+            under_way = self._waiting.seconds(now) if self._waiting is not None and self._first is not None else 0.0
+            return self._counted.wait_seconds + under_way
+
     def close(self) -> None:
         """Wake everybody up; what waits gets a ClosedError."""
         with self._cond:
@@ -309,6 +315,15 @@ class Core(Waiting):
             if self._stock is not None:
                 self._counted.retries += self._stock.handed_back(node, message.epoch, message.indices)
             self._cond.notify_all()
+
+    def workers(self, node: int, count: int) -> None:
+        """A node has more or fewer workers for us now."""
+        with self._cond:
+            if node in self._credits.nodes:
+                self._credits.nodes[node].workers = count
+            opened = self.roster.nodes[node].opened
+            if opened is not None:  # it may serve only later, when it is known to agree with the others
+                self.roster.nodes[node].opened = replace(opened, workers=count)
 
     def progress(self, node: int, text: str) -> None:
         """What a node says it is doing."""

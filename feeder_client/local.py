@@ -38,6 +38,7 @@ _PACKAGES = str(Path(__file__).resolve().parent.parent)
 # See feeder_server/supervisor.py.
 _PATH = f"import sys; sys.path[:] = [*filter(None, sys.path), {_PACKAGES!r}]"
 _BOOT = f"{_PATH}; from feeder_server.private import main; sys.exit(main())"
+AUTO = "auto"
 STOP_SECONDS = 8.0
 START_SECONDS = 60.0
 
@@ -47,7 +48,7 @@ class LocalServer:
 
     Args:
         source: a target ``module_or_file:attr``, or an object or generator function of this process.
-        workers: worker processes; None: as many as there are usable cores.
+        workers: worker processes; None: as many as there are usable cores; "auto": as many of those as are of use.
         args: arguments for a target's class or function.
         seed: of everything random.
         options: further options of the server (see feeder_server/private.py).
@@ -58,7 +59,7 @@ class LocalServer:
     """
 
     def __init__(
-        self, source: object, workers: int | None, args: Mapping[str, Any] | None, seed: int, options: Mapping[str, Any] | None = None
+        self, source: object, workers: int | str | None, args: Mapping[str, Any] | None, seed: int, options: Mapping[str, Any] | None = None
     ) -> None:
         self._directory: PrivateDirectory | None = None
         self._tail: deque[str] = deque(maxlen=30)
@@ -76,7 +77,7 @@ class LocalServer:
         self.keys = Keys(client, server.public)
         setup = {
             "source": entry,
-            "workers": _whole("workers", workers),
+            "workers": workers if workers == AUTO else _whole("workers", workers),
             "seed": _whole("seed", seed),
             "server_public": server.public.decode(),
             "server_secret": server.secret.decode(),

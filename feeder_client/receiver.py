@@ -180,13 +180,14 @@ class Receiver:
         if ping:
             self._next_ping = now + PING_SECONDS
             self._ping += 1
+            waited = int(self._core.waited(now) * 1000)
         for connection in self._connections:
             connection.return_blocks()
             if ping and connection.given_up:  # now and then: the server may have been given the right keys meanwhile
                 connection.close()
                 connection.open(self._hello(connection))
             if ping and connection.welcomed:
-                connection.put(m.Ping(self._ping))
+                connection.put(m.Ping(self._ping, waited))
             connection.flush()
 
     def _hello(self, connection: Connection) -> m.Hello:
@@ -241,6 +242,8 @@ class Receiver:
                 core.handed_back(number, message)
             case m.Verdict():
                 core.judged(number, message)
+            case m.Workers():
+                core.workers(number, message.count)
             case m.Progress():
                 core.progress(number, message.text)
             case m.Unknown():

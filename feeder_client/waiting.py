@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from feeder_client.options import Options
 from feeder_client.order import Key, Order
@@ -50,6 +51,7 @@ class Waiting:
         self._stock: Stock | None = None
         self._where: Position
         self._first: float | None = None
+        self._waiting: LongWait | None = None  # what is under way
         self._counted = Counters()
         self._skips = Skips(options.source, options.skip_budget) if options.skip_budget is not None else None
         self._in_run = 0  # batches of a stream's run that were taken
@@ -57,11 +59,11 @@ class Waiting:
     def _await(self, key: Key, stock: Stock) -> Payload:
         wait = LongWait(f"{stock.describe(key)} of source {self.options.source!r}", time.monotonic())
         while (payload := stock.take(key)) is None:
-            self._check(wait)
-            stock.need(key)
-            slice_ = self._hedge(key, stock, wait)
-            self.wake()
-            self._cond.wait(slice_)
+            with self._standing_still(wait):
+                stock.need(key)
+                slice_ = self._hedge(key, stock, wait)
+                self.wake()
+                self._cond.wait(slice_)
         self._took(wait, payload, stock)
         return payload
 
@@ -130,10 +132,10 @@ class Waiting:
     def _await_in_run(self, stock: StreamStock) -> Payload:
         wait = LongWait(f"the next batch of source {self.options.source!r}", time.monotonic())
         while not (found := stock.take_in_run())[0]:
-            self._check(wait)
-            stock.need((0, 0))
-            self.wake()
-            self._cond.wait(SLICE)
+            with self._standing_still(wait):
+                stock.need((0, 0))
+                self.wake()
+                self._cond.wait(SLICE)
         if found[1] is None:
             self._in_run = 0
             if self._skips is not None:
@@ -141,6 +143,15 @@ class Waiting:
             raise PassEnded
         self._took(wait, found[1], stock)
         return found[1]
+
+    @contextmanager
+    def _standing_still(self, wait: LongWait) -> Iterator[None]:
+        self._check(wait)
+        self._waiting = wait
+        try:
+            yield
+        finally:
+            self._waiting = None
 
     def _check(self, wait: LongWait) -> None:
         if self.closed:

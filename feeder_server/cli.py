@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from feeder_server.config import DEFAULT_BIND, POLICIES, STREAM_ORDERS, ServeConfig, SourceEntry, usable_cores
+from feeder_server.config import DEFAULT_BIND, POLICIES, STREAM_ORDERS, ServeConfig, SourceEntry, parse_workers
 from feeder_server.target import apply_args, parse_targets
 from feeder_wire.errors import (
     BatchTimeout,
@@ -133,7 +133,13 @@ def cli() -> None:
     metavar="ENDPOINT",
     help="Where clients connect; port 0 takes a free one.",
 )
-@click.option("-w", "--workers", type=int, default=None, metavar="N", help="Worker processes.  [default: usable cores]")
+@click.option(
+    "-w",
+    "--workers",
+    default=None,
+    metavar="N|auto",
+    help="Worker processes; auto: as many as are of use.  [default: usable cores]",
+)
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of everything random.")
 @click.option(
     "--memory",
@@ -203,7 +209,7 @@ def serve(
     targets: tuple[str, ...],
     args: tuple[str, ...],
     bind: str,
-    workers: int | None,
+    workers: str | None,
     seed: int,
     memory: str | None,
     max_retries: int,
@@ -228,10 +234,12 @@ def serve(
     """
     from feeder_wire.security import load_authorized, load_pair
 
+    most, autoscale = parse_workers(workers)
     config = ServeConfig(
         sources=tuple(SourceEntry(t.name, target=t) for t in apply_args(parse_targets(targets), args)),
         bind=bind,
-        workers=usable_cores() if workers is None else workers,
+        workers=most,
+        autoscale=autoscale,
         seed=seed,
         memory_bytes=parse_size(memory) if memory else 0,
         max_retries=max_retries,

@@ -46,6 +46,7 @@ class ServeConfig:
     sources: tuple[SourceEntry, ...]
     bind: str = DEFAULT_BIND
     workers: int = 1
+    autoscale: bool = False  # so many of these as are of use, beginning with one
     seed: int = 0
     memory_bytes: int = 0  # 0: `default_memory()`
     max_retries: int = 2
@@ -79,6 +80,8 @@ class ServeConfig:
             raise ConfigError(f"--on-divergence {self.on_divergence!r:.80}: one of {', '.join(POLICIES)} is needed")
         if self.stream_order not in STREAM_ORDERS:
             raise ConfigError(f"--stream-order {self.stream_order!r:.80}: one of {', '.join(STREAM_ORDERS)} is needed")
+        if self.autoscale and self.single:
+            raise ConfigError("--workers auto with --single, which means one worker for each source: give a number of workers")
         if self.keys is not None and not self.authorized:
             raise ConfigError("--keys without --authorized-clients: name the folder with the public keys of the clients to let in")
         if self.authorized and self.keys is None:
@@ -93,6 +96,20 @@ class ServeConfig:
     def memory(self) -> int:
         """Cap on finished batches held, bytes."""
         return self.memory_bytes or default_memory()
+
+
+def parse_workers(given: int | str | None) -> tuple[int, bool]:
+    """(how many workers there may be, whether to begin with one) as a user says it: a number, ``"auto"``, or None for all usable cores.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if given is None or given == "auto":
+        return usable_cores(), given == "auto"
+    try:
+        return int(given), False
+    except ValueError:
+        raise ConfigError(f"--workers {given!r:.80}: a whole number is needed, or auto") from None
 
 
 def _within(name: str, value: int, low: int, high: int) -> None:

@@ -62,6 +62,8 @@ class Dispatch(Scheduling):
         self.sessions: dict[bytes, Session] = {}
         self.ledger = Ledger()
         self.made_batches = self.made_bytes = 0
+        self.made_seconds = 0.0  # that workers took, in sum
+        self.awake = slots
         self.congested: Collection[bytes] = ()  # clients for which nothing is made at present, see `Gate.congested`
         self.retried = self.given_up = 0
         self.draining = False
@@ -236,6 +238,7 @@ class Dispatch(Scheduling):
 
     def _learn(self, number: int, message: w.Made | w.MadeBlock) -> None:
         source = self.sources[number]
+        self.made_seconds += message.seconds
         source.seconds = message.seconds if source.seconds == 0 else 0.8 * source.seconds + 0.2 * message.seconds
         source.recent.append(message.seconds)
         source.nbytes = max(size_of(message), int(0.9 * source.nbytes))
@@ -324,7 +327,7 @@ class Dispatch(Scheduling):
         if session.opened or not source.kind:
             return []
         session.opened = True
-        about = (source.kind, source.num_batches, len(source.slots), self._seed, remarks(source), source.code)
+        about = (source.kind, source.num_batches, self.workers_of(session.source), self._seed, remarks(source), source.code)
         opened = m.Opened(session.id, *about, self._ordered and source.kind == "stream")
         return [Send(session.client, opened), Send(session.client, self.trials.verdict(session))]
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import zmq
 
+from feeder_server.briefing import worker_setup
 from feeder_server.config import ServeConfig
 from feeder_server.crew import Crew
 from feeder_server.dispatch import Dispatch
@@ -26,6 +27,7 @@ from feeder_server.hedging import Hedging
 from feeder_server.outcomes import Outcomes
 from feeder_server.overdue import Overdue
 from feeder_server.report import Reporter, Snapshot, progress, snapshot_of
+from feeder_server.scaling import Scaling
 from feeder_server.supervisor import MAX_CRASHES, Lost, Supervisor
 from feeder_server.work import Action, Assign, Bury, Remove, Send, Ship, Tell, slots_of
 from feeder_wire import messages as m
@@ -80,6 +82,7 @@ class Node:
         )
         self._outcomes = Outcomes(self.dispatch)
         self._hedging = Hedging(self.dispatch, config.hedge)
+        self._scaling = Scaling(self.dispatch, config.autoscale)
 
     # --------------------------------------------------------------------------------------------------- open, run, close
 
@@ -101,7 +104,8 @@ class Node:
         config = self._config
         # A batch that kills its worker has a budget of its own, which must be used up before this one is.
         budget = max(MAX_CRASHES, config.max_retries + 3)  # it may have died once more when copies were compared
-        self._supervisor = Supervisor(config.workers, self._setup, threads=config.threads, gpu=config.gpu, max_crashes=budget)
+        how: dict[str, Any] = {"threads": config.threads, "gpu": config.gpu, "max_crashes": budget, "awake": self.dispatch.awake}
+        self._supervisor = Supervisor(config.workers, self._setup, **how)
         self._poller = zmq.Poller()
         for socket in (*self._gate.sockets, self._crew.socket):
             self._poller.register(socket, zmq.POLLIN)
@@ -155,6 +159,8 @@ class Node:
         self.dispatch.congested = self._gate.congested()
         self._act(self.dispatch.assign(now))
         self._act(self._hedging.look(now))
+        if self._supervisor is not None and self._fatal is None:
+            self._act(self._scaling.look(self._supervisor, now))
         self._crew.flush()
         if self._asking:
             self._tell_status(now)
@@ -200,6 +206,7 @@ class Node:
             case m.Release():
                 return self.dispatch.release(client, message)
             case m.Ping():
+                self._scaling.heard(client, message.waited_ms)
                 return [Send(client, m.Pong(message.number))]
             case m.Hello():
                 lend = self._config.memory // 4
@@ -236,36 +243,15 @@ class Node:
         peer = self._gate.peers.get(client)
         if peer is not None and peer.reads:
             log.info("client %s %s", peer.name, how)
+        self._scaling.gone(client)
         self._gate.forget(client)
         self._act(self.dispatch.client_lost(client))
 
     # ----------------------------------------------------------------------------------------------------------- workers
 
     def _setup(self, slot: int, generation: int) -> dict[str, Any]:
-        sources = self.dispatch.sources
-        entries = [
-            {
-                "name": entry.name,
-                "target": entry.target.to_json() if entry.target else None,
-                "parcel": entry.parcel,
-                "slots": sorted(source.slots),
-                "warm": source.warm and not source.exclusive,
-                "exclusive": source.exclusive,
-            }
-            for entry, source in zip(self._config.sources, sources, strict=True)
-        ]
-        return {
-            "endpoint": self._crew.endpoint,
-            "token": self._crew.token.hex(),
-            "slot": slot,
-            "generation": generation,
-            "seed": self._config.seed,
-            "ordered": self._config.stream_order == "fixed",
-            "directories": self._folders.paths,
-            "budget_bytes": max(1, self._config.memory // self._config.workers),
-            "sources": entries,
-            "mine": [i for i, s in enumerate(sources) if slot in s.slots],
-        }
+        where = {"endpoint": self._crew.endpoint, "token": self._crew.token.hex(), "directories": self._folders.paths}
+        return {**where, **worker_setup(self._config, self.dispatch.sources, slot, generation)}
 
     def _from_worker(self, slot: int, report: w.FromWorker) -> list[Action]:
         assert self._supervisor is not None
@@ -349,11 +335,12 @@ class Node:
         text = f"worker {worst.slot}: {self._load_errors.get(worst.slot) or worst.last_words}"
         slots = {lost.slot for lost in hopeless}
         # Any worker makes any item; but what one worker has of a stream nobody else has, and its end would never come.
-        if any(source.slots <= slots or (source.kind != "indexed" and source.slots & slots) for source in self.dispatch.sources):
+        awake = frozenset(range(self.dispatch.awake))
+        if any(source.slots & awake <= slots or (source.kind != "indexed" and source.slots & slots) for source in self.dispatch.sources):
             self._fatal = WorkerCrashed(text)
             self._fatal_remote = m.Goodbye("WorkerCrashed", text)
         else:
-            log.error("going on with %d of %d workers. %s", self._config.workers - len(slots), self._config.workers, text)
+            log.error("going on with %d of %d workers. %s", len(awake - slots), len(awake), text)
 
     # ------------------------------------------------------------------------------------------------------------- common
 

@@ -108,14 +108,14 @@ def snapshot_of(dispatch: Dispatch, clients: int, restarts: int) -> Snapshot:
     """One look at a node that has so many clients, and has restarted so many workers."""
     return Snapshot(
         ready=sum(slot.ready for slot in dispatch.slots),
-        workers=len(dispatch.slots),
+        workers=dispatch.awake,
         clients=clients,
         batches=dispatch.made_batches,
         nbytes=dispatch.made_bytes,
         queued=sum(len(session.queue) for session in dispatch.sessions.values()),
         under_way=sum(len(slot.jobs) for slot in dispatch.slots),
         restarts=restarts,
-        sources=tuple(map(of_source, dispatch.sources)),
+        sources=tuple(of_source(source, dispatch.workers_of(number)) for number, source in enumerate(dispatch.sources)),
         retried=dispatch.retried,
         given_up=dispatch.given_up,
         hedged=dispatch.hedged,
@@ -138,7 +138,7 @@ def progress(dispatch: Dispatch, now: float) -> list[Send]:
             text = f"{what}; {queued} more are queued"
         else:
             ready = sum(slot.ready for slot in dispatch.slots)
-            text = f"{queued} batches are queued and no worker is free: {ready} of {len(dispatch.slots)} are up"
+            text = f"{queued} batches are queued and no worker is free: {ready} of {dispatch.awake} are up"
         out.append(Send(session.client, Progress(session_id, text)))
     return out
 
@@ -160,14 +160,14 @@ def waiting_for(snapshot: Snapshot) -> str:
     return "the clients have all they asked for"
 
 
-def of_source(source: Source) -> SourceReport:
-    """What is known of a source just now."""
+def of_source(source: Source, workers: int | None = None) -> SourceReport:
+    """What is known of a source just now. `workers` make it; None: all that may."""
     sample = source.sample
     return SourceReport(
         name=source.name,
         kind=source.kind,
         num_batches=None if source.num_batches < 0 else source.num_batches,
-        workers=len(source.slots),
+        workers=len(source.slots) if workers is None else workers,
         stateful=source.stateful,
         sharded=source.sharded,
         outcome=source.outcome,

@@ -47,6 +47,7 @@ class Scheduling(Comparing):
         hedged: batches that were given to a second worker.
         hedges_won: how often the second one was first.
         draining: nothing new is begun.
+        awake: so many slots have a worker, the first ones; the others get nothing to do.
         congested: clients for which nothing is made at present, see `Gate.congested`.
         hedge_at: when to call `hedge` again; None: not before something else has happened.
     """
@@ -54,6 +55,7 @@ class Scheduling(Comparing):
     hedged = hedges_won = 0
     hedge_at: float | None = None
     draining: bool
+    awake: int
     congested: Collection[bytes]
     _memory: int
     _jobs: int
@@ -61,6 +63,17 @@ class Scheduling(Comparing):
     _next_task: int
     _turn: deque[bytes]
     _now = 0.0
+
+    def wake(self, count: int) -> None:
+        """The first `count` slots have, or are to have, a worker; those of the others finish what they are at."""
+        self.awake = count
+        for probe in self.trials.probes:
+            probe.expect(count)
+
+    def workers_of(self, source: int) -> int:
+        """How many workers make a source's batches: of a stream all that it is divided among, whether they are there or not."""
+        found = self.sources[source]
+        return len(found.slots) if found.kind == "stream" else max(1, sum(slot < self.awake for slot in found.slots))
 
     def assign(self, now: float = 0.0) -> list[Action]:
         """Hand out what can be handed out at the time `now`."""
@@ -112,7 +125,7 @@ class Scheduling(Comparing):
         return None
 
     def _takes(self, number: int, source: int) -> bool:
-        return self.slots[number].ready and source in self.slots[number].serves
+        return number < self.awake and self.slots[number].ready and source in self.slots[number].serves
 
     def _has_room(self, source: Source) -> bool:
         # One task is always allowed: a batch larger than the cap is served alone.

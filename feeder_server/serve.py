@@ -63,7 +63,8 @@ def run(config: ServeConfig, verbose: bool = False) -> None:
     names = ", ".join(s.name for s in config.sources)
     with display:
         endpoint = node.open()
-        log.info("starting %d workers for %s on %s", config.workers, names, endpoint)
+        many = f"1 of at most {config.workers}" if config.autoscale else str(config.workers)
+        log.info("starting %s workers for %s on %s", many, names, endpoint)
         try:
             node.run()
             log.info("stopping: %s", node.stop_reason)

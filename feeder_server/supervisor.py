@@ -36,6 +36,7 @@ TAIL_LINES = 20
 LONGEST_LINE = 16 * 1024  # bytes
 LAST_LINES_SECONDS = 1.0
 SLICE = 0.1
+LEAVE_SECONDS = 3.0  # for one that isn't needed any more
 KILL_SECONDS = 5.0  # for the system to end a killed process
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
 # The current folder, which -c puts first on sys.path, goes: a json.py there must not be ours. The folder of the packages goes last:
@@ -92,7 +93,8 @@ class _Place:
     failed_starts: int = 0  # in a row, of workers that died before they had their sources
     why: str = ""  # of the last one
     sentence: str = ""  # why we have killed this one
-    start_at: float | None = 0.0  # when to start the next one; None: one is there
+    start_at: float | None = 0.0  # when to start the next one; None: one is there, or none is wanted
+    leave_by: float | None = None  # it isn't needed any more: when its patience with it ends
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
 
 
@@ -131,6 +133,7 @@ class Supervisor:
         threads: see `worker_environment`.
         gpu: see `worker_environment`.
         max_crashes: of workers in one slot, in a row and without a batch, before it is given up.
+        awake: how many there are at first; the others are started by `wake`.
         spawn: starts a process; a test passes its own.
     """
 
@@ -142,9 +145,13 @@ class Supervisor:
         threads: int = 1,
         gpu: bool = False,
         max_crashes: int = MAX_CRASHES,
+        awake: int | None = None,
         spawn: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
     ) -> None:
         self._places = [_Place() for _ in range(slots)]
+        self._awake = slots if awake is None else awake
+        for place in self._places[self._awake :]:
+            place.start_at = None
         self._setup = setup
         self._env = worker_environment(threads, gpu)
         self._max_crashes = max_crashes
@@ -157,6 +164,8 @@ class Supervisor:
         """Start what is due, report what has ended. Never blocks."""
         lost = []
         for slot, place in enumerate(self._places):
+            if place.leave_by is not None and now > place.leave_by and place.process is not None:
+                place.process.kill()
             ended = place.process is not None and place.process.poll() is not None
             if (ended or place.failure) and not self._ending:
                 lost.append(self._reap(slot, place, now))
@@ -186,6 +195,27 @@ class Supervisor:
             return False
         place.sentence = why
         place.process.kill()
+        return True
+
+    def wake(self, count: int, now: float) -> None:
+        """The first `count` slots have a worker from now on. `let_go` ends those of the others, when they have nothing left to do."""
+        for place in self._places[self._awake : count]:
+            if place.process is None and (place.starting is None or not place.starting.is_alive()):
+                place.start_at = now
+        self._awake = count
+
+    def let_go(self, slot: int, now: float, *, told: bool) -> bool:
+        """The worker in `slot` isn't needed any more. False: there is none that doesn't know it yet.
+
+        `told`: it is told so by other means, and has a few seconds; else the end of its pipe tells it.
+        """
+        place = self._places[slot]
+        place.start_at = None
+        if place.process is None or place.leave_by is not None:
+            return False
+        place.leave_by = now + LEAVE_SECONDS
+        if not told:
+            _end_pipe(place.process)
         return True
 
     def hopeless(self) -> list[Lost]:
@@ -241,6 +271,10 @@ class Supervisor:
         why = place.failure or place.sentence or describe_exit(place.process.returncode if place.process else 0)
         if place.starting is not None:
             place.starting.join(1)  # its last lines are on the way; a grandchild may hold the pipe open
+        if place.leave_by is not None:
+            place.process, place.failure, place.sentence, place.loaded, place.leave_by = None, "", "", False, None
+            place.start_at = now if slot < self._awake else None  # it may be wanted again by now
+            return Lost(slot, place.generation, why, ())
         # One that we have killed was in the middle of its work: no sign that the next one would die as well.
         place.crashes += not place.sentence
         place.failed_starts = 0 if place.loaded else place.failed_starts + 1

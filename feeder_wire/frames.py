@@ -33,7 +33,7 @@ _BEGINNING = 64  # bytes in which a version stands
 _CLIENT_SIDE = (m.Hello, m.Open, m.Ask, m.Cancel, m.Release, m.Close, m.Ping, m.Leave, m.Look)
 _NODE_SIDE = (
     m.Welcome, m.Refuse, m.Opened, m.Inline, m.Lent, m.Part, m.Failed, m.Ended, m.HandedBack, m.Unknown, m.Progress, m.Retired, m.Pong,
-    m.Goodbye, m.Verdict, m.Status,
+    m.Goodbye, m.Verdict, m.Status, m.Workers,
 )  # fmt: skip
 _TO_WORKER = (w.Task, w.Free, w.Drop, w.Retire, w.Mode, w.Stop)
 _FROM_WORKER = (w.Joined, w.Loaded, w.LoadFailed, w.Made, w.MadeBlock, w.TaskFailed, w.TaskEnded, w.Dropped, w.Looked)

@@ -31,8 +31,9 @@ from feeder_wire.fields import MAX_TEXT as MAX_TEXT
 from feeder_wire.status_messages import Look as Look
 from feeder_wire.status_messages import Status as Status
 from feeder_wire.status_messages import Verdict as Verdict
+from feeder_wire.status_messages import Workers as Workers
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 """Goes up with every change that an older peer would misread."""
 
 INLINE_BYTES = 32 * 1024
@@ -134,13 +135,18 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Keeps the client's lease; answered by `Pong` with the same number."""
+    """Keeps the client's lease; answered by `Pong` with the same number.
+
+    `waited_ms`: for how long its training has stood still for want of batches, all in all: does the node have too few workers?
+    """
 
     CODE: ClassVar[int] = 7
     number: int
+    waited_ms: int = 0
 
     def __post_init__(self) -> None:
         fields.whole(self, self.number)
+        fields.whole(self, self.waited_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,4 +386,5 @@ ToClient: TypeAlias = (
     | Goodbye
     | Verdict
     | Status
+    | Workers
 )

@@ -28,6 +28,19 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Workers:
+    """So many workers make this session's batches from now on; `Opened` has told how many there were. Never for a stream."""
+
+    CODE: ClassVar[int] = 37
+    session: bytes
+    count: int
+
+    def __post_init__(self) -> None:
+        fields.session(self, self.session)
+        fields.whole(self, self.count, 1 << 16)
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What comparing the copies of a source has shown; follows `Opened`, and comes again when more is known.
 

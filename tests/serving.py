@@ -175,11 +175,12 @@ class Running:
 class Serving(Running):
     """``feeder-server serve``, of which `arguments` are the rest; see `serve`, which waits until it is ready.
 
-    `constants` of the server are changed where no test can wait as long as a user: ``{"feeder_server.gate.LEASE_SECONDS": 4}``.
+    `constants` of the server are changed where no test can wait as long as a user: ``{"feeder_server.gate.LEASE_SECONDS": 4}``; a text is
+    what is written in Python.
     """
 
     def __init__(
-        self, cwd: Path, *arguments: str | Path, env: Mapping[str, str] | None = None, constants: Mapping[str, float] | None = None
+        self, cwd: Path, *arguments: str | Path, env: Mapping[str, str] | None = None, constants: Mapping[str, float | str] | None = None
     ) -> None:
         command = COMMAND
         if constants:
@@ -213,7 +214,7 @@ class Serving(Running):
 
 
 @contextmanager
-def serve(cwd: Path, *arguments: str | Path, workers: int = 1, bind: str = ANY_PORT, **options: Any) -> Iterator[Serving]:
+def serve(cwd: Path, *arguments: str | Path, workers: int | str = 1, bind: str = ANY_PORT, **options: Any) -> Iterator[Serving]:
     """Starts a node, waits until it is ready, and stops it at the end. `options` as for `Serving`."""
     with Serving(cwd, *arguments, "--workers", str(workers), "--bind", bind, **options) as node:
         _ = node.endpoint

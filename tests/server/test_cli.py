@@ -99,6 +99,10 @@ class TestServe:
         assert (made.single, made.gpu, made.threads, made.batch_timeout) == (True, True, 4, 2.5)
         assert (made.hedge, made.drain_timeout) == (False, 3.0)
 
+    def test_as_many_workers_as_are_of_use(self, config: Callable[..., ServeConfig]) -> None:
+        made = config("a.py:b", "-w", "auto")
+        assert (made.workers, made.autoscale) == (usable_cores(), True)
+
     def test_keys(self, config: Callable[..., ServeConfig], tmp_path: Path) -> None:
         make_key_files(tmp_path / "keys")
         make_key_files(tmp_path / "clients", "laptop")
@@ -119,6 +123,8 @@ class TestServe:
             (["a.py:b", "-a", "size"], "argument 'size' has no value"),
             (["a.py:b", "-b", "5555"], "is not an endpoint: write tcp://HOST:PORT"),
             (["a.py:b", "-b", "tcp://0.0.0.0:5555"], "say --insecure if the network is your own"),
+            (["a.py:b", "-w", "many"], "--workers 'many': a whole number is needed, or auto"),
+            (["a.py:b", "-w", "auto", "--single"], "--single, which means one worker for each source"),
             (["a.py:b", "-w", "0"], "--workers 0: a whole number from 1 to 4096 is needed"),
             (["a.py:b", "--seed", "-1"], "--seed -1"),
             (["a.py:b", "--memory", "much"], "'much' is not a size: write for example 512MiB or 2GiB"),
@@ -138,7 +144,7 @@ class TestServe:
         assert result.stderr.count("\n") == 1
         assert not served
 
-    @pytest.mark.parametrize("args", [[], ["a.py:b", "--workers", "many"], ["a.py:b", "--colour"], ["a.py:b", "--bind"]])
+    @pytest.mark.parametrize("args", [[], ["a.py:b", "--threads", "many"], ["a.py:b", "--colour"], ["a.py:b", "--bind"]])
     def test_mistakes_that_click_finds(self, run: Callable[..., Result], args: list[str]) -> None:
         result = run("serve", *args)
         assert result.exit_code == Exit.USAGE

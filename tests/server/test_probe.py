@@ -175,3 +175,25 @@ def test_streams_are_not_compared() -> None:
 def test_batches_of_another_structure_differ() -> None:
     assert compare((leaf("a", 1),), (leaf("a", 1), leaf("b", 1))).alike is False
     assert compare((), ()).equal
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@given(data=st.data(), length=st.sampled_from([3, 4, 5, 100, None]))
+def test_workers_that_are_added_one_after_the_other(name: str, data: st.DataObject, length: int | None) -> None:
+    """Two are enough to know it; those that come later are compared as well."""
+    crew, up = Crew(name, 6, length), 0
+    for count in (1, *sorted(data.draw(st.sets(st.integers(2, 6), min_size=1)))):
+        crew.probe.expect(count)
+        for slot in range(up, count):
+            crew.load(slot)
+            if data.draw(st.booleans()) and crew.busy():
+                crew.work(crew.busy()[0])
+        up = count
+        while crew.busy():
+            crew.work(data.draw(st.sampled_from(crew.busy())))
+        if count == 1:
+            assert crew.probe.outcome == "", "there was nothing to compare it with yet"
+        else:
+            assert crew.probe.outcome in (SOURCES[name][1], p.NOT_REPRODUCIBLE if "augmented" in name else SOURCES[name][1])
+        alone = count > 1 and SOURCES[name][1] == p.SINGLE
+        assert crew.serving == ({0} if alone else set(range(count)))

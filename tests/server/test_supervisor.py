@@ -489,3 +489,68 @@ class TestRealProcesses:
         assert process is not None
         supervisor.kill()
         assert process.returncode not in (None, 0)
+
+
+class TestHowMany:
+    """Slots that are asleep, woken, and let go."""
+
+    def test_only_those_that_are_awake_are_started(self, stage: Callable[..., Stage]) -> None:
+        on = stage(3, awake=1)
+        on.poll(0.0)
+        assert list(on.running(1)) == [0]
+        on.supervisor.wake(3, 5.0)
+        on.poll(5.0)
+        assert sorted(on.running(2)) == [1, 2]
+        assert len(on.processes) == 3
+
+    @pytest.mark.parametrize("told", [True, False])
+    def test_one_that_is_let_go_is_no_crash_and_isnt_replaced(self, stage: Callable[..., Stage], told: bool) -> None:
+        on = stage(2, max_crashes=1)
+        on.poll(0.0)
+        running = on.running(2)
+        on.supervisor.wake(1, 0.0)
+        assert on.supervisor.let_go(1, 0.0, told=told)
+        assert not on.supervisor.let_go(1, 0.5, told=told), "it knows already"
+        assert running[1].stdin.closed is not told
+        running[1].end(0)
+        (lost,) = on.poll(1.0)
+        assert (lost.slot, lost.generation) == (1, 1)
+        assert on.poll(100.0) == []
+        assert (len(on.processes), on.supervisor.restarts, on.supervisor.hopeless()) == (2, 0, [])
+        assert not on.supervisor.let_go(1, 101.0, told=told), "there is none"
+        on.supervisor.wake(2, 102.0)
+        on.poll(102.0)
+        assert setup_of(on.running(1)[1]) == {"slot": 1, "generation": 2}
+
+    def test_one_that_does_not_go_is_killed(self, stage: Callable[..., Stage]) -> None:
+        on = stage(1)
+        on.poll(0.0)
+        running = on.running(1)
+        on.supervisor.wake(0, 0.0)
+        on.supervisor.let_go(0, 0.0, told=True)
+        assert on.poll(supervisor_module.LEAVE_SECONDS) == []
+        assert not running[0].killed
+        assert [lost.slot for lost in on.poll(supervisor_module.LEAVE_SECONDS + 1)] == [0]
+        assert running[0].killed
+
+    def test_one_that_is_wanted_again_while_it_goes(self, stage: Callable[..., Stage]) -> None:
+        on = stage(1)
+        on.poll(0.0)
+        running = on.running(1)
+        on.supervisor.wake(0, 0.0)
+        on.supervisor.let_go(0, 0.0, told=True)
+        on.supervisor.wake(1, 0.1)
+        running[0].end(0)
+        assert len(on.poll(1.0)) == 1
+        on.poll(1.0)
+        assert setup_of(on.running(1)[0])["generation"] == 2
+
+    def test_one_in_its_back_off_stays_away(self, stage: Callable[..., Stage]) -> None:
+        on = stage(1)
+        on.poll(0.0)
+        on.running(1)[0].end(1)
+        assert len(on.poll(1.0)) == 1
+        on.supervisor.wake(0, 1.0)
+        assert not on.supervisor.let_go(0, 1.0, told=False)
+        assert on.poll(1000.0) == []
+        assert len(on.processes) == 1
