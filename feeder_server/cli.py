@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from feeder_server.config import DEFAULT_BIND, POLICIES, STREAM_ORDERS, ServeConfig, SourceEntry, parse_workers
+from feeder_server.config import DEFAULT_BIND, POLICIES, STREAM_ORDERS, ServeConfig, SourceEntry, parse_workers, resolve_workers
 from feeder_server.target import apply_args, parse_targets
 from feeder_wire.errors import (
     BatchTimeout,
@@ -234,7 +234,7 @@ def serve(
     """
     from feeder_wire.security import load_authorized, load_pair
 
-    most, autoscale = parse_workers(workers)
+    most, autoscale = resolve_workers(None if workers is None else parse_workers(workers))
     config = ServeConfig(
         sources=tuple(SourceEntry(t.name, target=t) for t in apply_args(parse_targets(targets), args)),
         bind=bind,

@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from feeder_server.target import Target
 from feeder_wire.arena import free_bytes, parents
@@ -18,6 +19,8 @@ MAX_WORKERS = 4096
 MOST_SECONDS = 30 * 86400.0
 POLICIES = ("single", "parallel", "error")
 """What to do with a source whose copies disagree, see probe.py."""
+AUTO = "auto"
+"""In place of a number of workers: as many as are of use."""
 STREAM_ORDERS = ("ready", "fixed")
 """In which order the batches of a stream's workers come: as they are ready, or round robin, the same on every run."""
 
@@ -98,18 +101,21 @@ class ServeConfig:
         return self.memory_bytes or default_memory()
 
 
-def parse_workers(given: int | str | None) -> tuple[int, bool]:
-    """(how many workers there may be, whether to begin with one) as a user says it: a number, ``"auto"``, or None for all usable cores.
+def parse_workers(text: str) -> int | str:
+    """What ``--workers`` says: a number, or ``"auto"``.
 
     Raises:
         ConfigError: it is something else.
     """
-    if given is None or given == "auto":
-        return usable_cores(), given == "auto"
     try:
-        return int(given), False
+        return text if text == AUTO else int(text)
     except ValueError:
-        raise ConfigError(f"--workers {given!r:.80}: a whole number is needed, or auto") from None
+        raise ConfigError(f"--workers {text!r:.80}: a whole number is needed, or {AUTO}") from None
+
+
+def resolve_workers(given: Any) -> tuple[Any, bool]:
+    """(how many workers there may be, whether to begin with one), for a number, ``"auto"``, or None: all usable cores."""
+    return (usable_cores(), given == AUTO) if given in (None, AUTO) else (given, False)
 
 
 def _within(name: str, value: int, low: int, high: int) -> None:

@@ -18,7 +18,7 @@ import threading
 from dataclasses import replace
 from typing import Any, BinaryIO
 
-from feeder_server.config import ServeConfig, SourceEntry, parse_workers
+from feeder_server.config import ServeConfig, SourceEntry, resolve_workers
 from feeder_server.node import Node
 from feeder_server.target import parse_target, plain
 from feeder_server.worker import take_over_stdin
@@ -49,7 +49,7 @@ def configure(setup: dict[str, Any]) -> ServeConfig:
         raise ConfigError(f"server={{{unknown[0]!r}: ...}}: there is no such option; there are: {', '.join(OPTIONS)}")
     if "memory" in given:
         given["memory_bytes"] = parse_size(str(given.pop("memory")))
-    workers, autoscale = parse_workers(setup["workers"])
+    workers, autoscale = resolve_workers(setup["workers"])
     return ServeConfig(
         sources=(source,),
         bind="tcp://127.0.0.1:0",

@@ -41,7 +41,7 @@ MESSAGES: dict[type[Any], st.SearchStrategy[Any]] = {
     m.Cancel: st.builds(m.Cancel, ids, whole),
     m.Release: st.builds(m.Release, blocks),
     m.Close: st.builds(m.Close, ids),
-    m.Ping: st.builds(m.Ping, whole),
+    m.Ping: st.builds(m.Ping, whole, whole),
     m.Leave: st.just(m.Leave()),
     m.Look: st.just(m.Look()),
     m.Welcome: st.builds(
@@ -71,6 +71,7 @@ MESSAGES: dict[type[Any], st.SearchStrategy[Any]] = {
     m.Pong: st.builds(m.Pong, whole),
     m.Verdict: st.builds(m.Verdict, ids, texts, texts, st.booleans(), st.booleans(), leaves),
     m.Status: st.builds(m.Status, texts),
+    m.Workers: st.builds(m.Workers, ids, st.integers(0, 1 << 16)),
     m.Goodbye: st.builds(m.Goodbye, texts, texts, st.lists(texts, max_size=4).map(tuple)),
     w.Task: st.builds(w.Task, whole, whole, ids, whole, whole, st.booleans()),
     w.Free: st.builds(w.Free, blocks),
@@ -270,15 +271,15 @@ def test_nesting(depth: int) -> None:
         b"\x91\x91\xff",
         b"\x91\x91\xcd\xff\xff",
         b"\x91\x91\x07",  # Ping without its number
-        b"\x91\x93\x07\x01\x02",  # with two
+        b"\x91\x94\x07\x01\x02\x03",  # with one more
         b"\x91\x92\x08\x01",  # Leave with one
-        b"\x91\x92\x07\xd4\x01\x00",  # an extension type
-        b"\x91\x92\x07\xd6\xff\x00\x00\x00\x00",  # a time stamp
-        b"\x91\x92\x07\xc7\x00\xff",
-        b"\x91\x92\x07\x81\xa1a\x01",  # a map
+        b"\x91\x93\x07\x01\xd4\x01\x00",  # an extension type
+        b"\x91\x93\x07\x01\xd6\xff\x00\x00\x00\x00",  # a time stamp
+        b"\x91\x93\x07\x01\xc7\x00\xff",
+        b"\x91\x93\x07\x01\x81\xa1a\x01",  # a map
         b"\xdd\xff\xff\xff\xff",  # four billion messages
-        b"\x91\x92\x07\xdb\xff\xff\xff\xff",
-        b"\x91\x92\x07\xc6\xff\xff\xff\xff",
+        b"\x91\x93\x07\x01\xdb\xff\xff\xff\xff",
+        b"\x91\x93\x07\x01\xc6\xff\xff\xff\xff",
         b"\x91\x95\x01\x01\xc4\x10" + bytes(16) + b"\xa2\xff\xfe\x90",  # a name that is no UTF-8
     ],
 )
