@@ -19,6 +19,7 @@ class Counters:
     reconnects: int = 0
     skipped: int = 0
     hedged: int = 0
+    reads_ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Stats:
         reconnects: connections that broke and came back.
         skipped: batches that could not be had, with ``on_error="skip"``.
         hedged: batches that were late, and that a second node was asked for too.
+        reads_ahead: they are taken by a thread of its own, as Keras does it on TensorFlow, to have some ready. What that waits isn't all
+            lost to the training, which goes on with those meanwhile.
     """
 
     batches: int = 0
@@ -55,10 +58,11 @@ class Stats:
     reconnects: int = 0
     skipped: int = 0
     hedged: int = 0
+    reads_ahead: bool = False
 
     @property
     def wait_share(self) -> float:
-        """Share of the time that the training waited for data, 0..1."""
+        """Share of the time that the training waited for data, 0..1; with `reads_ahead` at most."""
         return min(1.0, self.wait_seconds / self.elapsed_seconds) if self.elapsed_seconds > 0 else 0.0
 
     def verdict(self) -> str:
@@ -71,7 +75,7 @@ class Stats:
         busy = self.elapsed_seconds - self.wait_seconds
         # Workers make `compute_seconds` of work; without waiting there would be only `busy` seconds to do it in.
         needed = math.ceil(self.compute_seconds / busy) if busy > 0.01 * self.elapsed_seconds else 0
-        head = f"input-bound: the training waited for data {share:.0%} of the time"
+        head = f"input-bound: the training waited for data {'up to ' if self.reads_ahead else ''}{share:.0%} of the time"
         if needed > self.workers:
-            return f"{head}; about {needed} workers instead of {self.workers} would cure it"
+            return f"{head}; {'at most' if self.reads_ahead else 'about'} {needed} workers instead of {self.workers} would cure it"
         return f"{head}; more than {self.workers} workers, on this machine or on others, would make it faster"

@@ -173,6 +173,7 @@ class Waiting:
     def _took(self, wait: LongWait, payload: Payload, stock: Stock) -> None:
         now = time.monotonic()
         counted = self._counted
+        counted.reads_ahead = counted.reads_ahead or threading.current_thread() is not threading.main_thread()
         if self._first is None:
             self._first = now - wait.seconds(now)
         else:  # the first wait is the start-up, not the training

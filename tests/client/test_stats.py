@@ -31,6 +31,11 @@ def test_how_many_workers_would_cure_it() -> None:
     assert verdict == "input-bound: the training waited for data 60% of the time; about 5 workers instead of 2 would cure it"
 
 
+def test_who_reads_ahead_waits_while_the_training_goes_on() -> None:
+    verdict = dataclasses.replace(measured(wait=6.0, compute=20.0), reads_ahead=True).verdict()
+    assert verdict == "input-bound: the training waited for data up to 60% of the time; at most 5 workers instead of 2 would cure it"
+
+
 @pytest.mark.parametrize(
     ("wait", "compute", "workers"),
     [

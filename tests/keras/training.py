@@ -111,6 +111,15 @@ def fit_in_order() -> None:
 
 
 @check
+def who_waits() -> None:
+    """On TensorFlow a thread of Keras' reads ahead: what that waits isn't all lost, and is told as what it may be at most."""
+    with local() as seq:
+        made, _ = model()
+        made.fit(seq, verbose=0)
+        assert seq.stats().reads_ahead == (BACKEND in ("tensorflow", "tf_keras"))
+
+
+@check
 def fit_skips() -> None:
     """What can't be made is left out: the pass has all its steps, with the batch before it in its place."""
     with local(args={"broken": 3}, on_error="skip") as seq:
