@@ -262,6 +262,7 @@ class Node:
             "seed": self._config.seed,
             "ordered": self._config.stream_order == "fixed",
             "directories": self._folders.paths,
+            "memory_bytes": self._config.memory,
             "budget_bytes": max(1, self._config.memory // self._config.workers),
             "sources": entries,
             "mine": [i for i, s in enumerate(sources) if slot in s.slots],

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, BinaryIO
 
-from feeder_server import failure, inplace, sample
+from feeder_server import failure, inplace, sample, sharing
 from feeder_server.bond import die_with_parent
 from feeder_server.code_version import code_version
 from feeder_server.copies import Copies, Maker, StreamEnded
@@ -68,6 +68,8 @@ class Worker:
         self._copies: dict[int, Copies] = {}
         self._scratch = Scratch(self._arena)
         inplace.use(self._scratch)
+        writer = f"{self.slot}-{int(setup['generation'])}"
+        sharing.use(sharing.Store(setup["directories"], writer, int(setup["seed"]), int(setup["memory_bytes"])))
         self._tasks: deque[w.Task] = deque()
         self._shown: set[int] = set()  # sources of which the node has seen a batch described
         self._stopped = False
