@@ -28,6 +28,7 @@ from feeder_server.overdue import Overdue
 from feeder_server.report import Reporter, Snapshot, progress, snapshot_of
 from feeder_server.supervisor import MAX_CRASHES, Lost, Supervisor
 from feeder_server.work import Action, Assign, Bury, Remove, Send, Ship, Tell, slots_of
+from feeder_server.worker_setup import setup_of
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
 from feeder_wire.errors import DivergentSource, FeederError, ProtocolError, WorkerCrashed, rebuild
@@ -242,31 +243,7 @@ class Node:
     # ----------------------------------------------------------------------------------------------------------- workers
 
     def _setup(self, slot: int, generation: int) -> dict[str, Any]:
-        sources = self.dispatch.sources
-        entries = [
-            {
-                "name": entry.name,
-                "target": entry.target.to_json() if entry.target else None,
-                "parcel": entry.parcel,
-                "slots": sorted(source.slots),
-                "warm": source.warm and not source.exclusive,
-                "exclusive": source.exclusive,
-            }
-            for entry, source in zip(self._config.sources, sources, strict=True)
-        ]
-        return {
-            "endpoint": self._crew.endpoint,
-            "token": self._crew.token.hex(),
-            "slot": slot,
-            "generation": generation,
-            "seed": self._config.seed,
-            "ordered": self._config.stream_order == "fixed",
-            "directories": self._folders.paths,
-            "memory_bytes": self._config.memory,
-            "budget_bytes": max(1, self._config.memory // self._config.workers),
-            "sources": entries,
-            "mine": [i for i, s in enumerate(sources) if slot in s.slots],
-        }
+        return setup_of(self._config, self.dispatch.sources, self._crew.endpoint, self._crew.token, self._folders.paths, slot, generation)
 
     def _from_worker(self, slot: int, report: w.FromWorker) -> list[Action]:
         assert self._supervisor is not None

@@ -27,7 +27,7 @@ from feeder_wire.sizes import parse_size
 
 log = logging.getLogger("feeder.node")
 
-OPTIONS = ("memory", "max_retries", "batch_timeout", "hedge", "gpu", "threads", "single", "on_divergence", "stream_order")
+OPTIONS = ("memory", "max_retries", "batch_timeout", "hedge", "light_imports", "gpu", "threads", "single", "on_divergence", "stream_order")
 """Options of ``feeder-server serve`` that a training script may set: ``FeederSequence.local(..., server={"threads": 2})``."""
 
 

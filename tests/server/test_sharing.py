@@ -110,7 +110,7 @@ def test_it_is_computed_once(store: Callable[..., Store], places: list[PrivateDi
         return {"x": np.arange(1000)}
 
     stores = [store(worker) for worker in range(3)]
-    found = [s.get("f", "id", compute) for s in stores for _ in range(2)]
+    found: list[Any] = [s.get("f", "id", compute) for s in stores for _ in range(2)]
     assert len(calls) == 1
     found[0]["x"] = None  # the dict is one's own
     assert all(f["x"].sum() == 499500 for f in found[1:])
@@ -138,7 +138,8 @@ def draw_all() -> Any:
 
 def test_what_is_drawn_there_is_nobody_elses_affair(store: Callable[..., Store]) -> None:
     """One worker computes, the other doesn't; after it both draw the same, and what was computed is a function of the seed alone."""
-    drawn, after = [], []
+    drawn: list[Any] = []
+    after: list[Any] = []
     for before in (0, 5):
         first, second = store(0), store(1)
         for worker in (first, second):
@@ -157,7 +158,7 @@ def test_what_is_drawn_there_is_nobody_elses_affair(store: Callable[..., Store])
     for other in drawn[1:]:
         same(drawn[0], other)
     assert after[0] == after[1] == after[2]
-    third = store(0, seed=8).get(f"{__name__}.draw_all", "third", draw_all)
+    third: Any = store(0, seed=8).get(f"{__name__}.draw_all", "third", draw_all)
     assert third[1] != drawn[0][1]
 
 
