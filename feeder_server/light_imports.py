@@ -130,7 +130,9 @@ class _Finder:
             return spec
         if top not in self._made:
             return None
-        self.load()
+        # Not to be waited for: who loads will want this very module, whose lock this thread has.
+        if not self.load(wait=False):
+            return None
         if name in sys.modules:
             return ModuleSpec(name, _Already(sys.modules[name]), origin=getattr(sys.modules[name], "__file__", None))
         return importlib.util.find_spec(name)
@@ -186,15 +188,14 @@ class _Finder:
 
     def make(self, name: str) -> _StandIn:
         """The stand-in of that name, which there is once."""
-        with self._lock:
-            if name not in self._made:
-                made = _StandIn(name)
-                top, *rest = name.split(".")
-                folder = os.path.join(self._folder(top), *rest)
-                file = next((f for f in (os.path.join(folder, "__init__.py"), f"{folder}.py") if os.path.isfile(f)), folder)
-                made.__dict__.update(__file__=file, __path__=[folder], __package__=name, _feeder=(self, name))
-                self._made[name] = made
-            return self._made[name]
+        if name not in self._made:
+            made = _StandIn(name)
+            top, *rest = name.split(".")
+            folder = os.path.join(self._folder(top), *rest)
+            file = next((f for f in (os.path.join(folder, "__init__.py"), f"{folder}.py") if os.path.isfile(f)), folder)
+            made.__dict__.update(__file__=file, __path__=[folder], __package__=name, _feeder=(self, name))
+            self._made.setdefault(name, made)
+        return self._made[name]
 
     def imported(self, name: str) -> None:
         """A stand-in got into sys.modules."""
@@ -254,24 +255,38 @@ class _Finder:
             return getattr(self.real(parent), child)  # type: ignore[no-any-return]
         return found
 
-    def load(self) -> None:
-        """Load what has been imported, and put it in the place of the stand-ins. Raises what the libraries raise; then all is as before."""
-        with self._lock:
-            if self._loaded or self._loading:
-                return
-            self._loading = True
-            away = {name: sys.modules.pop(name) for name in list(sys.modules) if is_stand_in(sys.modules[name])}
-            try:
-                with self._around():
-                    for name in dict.fromkeys(self._imported):
-                        importlib.import_module(name)
-            except BaseException:
-                sys.modules.update({name: module for name, module in away.items() if name not in sys.modules})
-                raise
-            finally:
-                self._loading = False
-            self._loaded = True
-            self._replace()
+    def load(self, wait: bool = True) -> bool:
+        """Load what has been imported, and put it in the place of the stand-ins.
+
+        Args:
+            wait: for another thread that is at it.
+
+        Returns:
+            False: another thread is at it. Raises what the libraries raise; then all is as before.
+        """
+        if not self._lock.acquire(blocking=wait):
+            return False
+        try:
+            if not self._loaded and not self._loading:
+                self._load()
+        finally:
+            self._lock.release()
+        return True
+
+    def _load(self) -> None:
+        self._loading = True
+        away = {name: sys.modules.pop(name) for name in list(sys.modules) if is_stand_in(sys.modules[name])}
+        try:
+            with self._around():
+                for name in list(self._imported):
+                    importlib.import_module(name)
+        except BaseException:
+            sys.modules.update({name: module for name, module in away.items() if name not in sys.modules})
+            raise
+        finally:
+            self._loading = False
+        self._loaded = True
+        self._replace()
 
     def _replace(self) -> None:
         others: dict[int, Any] = {}

@@ -283,6 +283,15 @@ def test_what_is_not_touched_is_not_loaded(libraries: Path) -> None:
     assert run(code, libraries) == [[[], [], "(x, num_classes=None)"]]
 
 
+def test_where_tensorflow_is_told_to_use_the_old_keras(libraries: Path) -> None:
+    code = """
+        from tensorflow.keras.utils import Sequence
+        import tensorflow as tf
+        print(json.dumps([Sequence.__module__, hasattr(Sequence, "workers"), tf.keras.utils.Sequence is Sequence, really()]))
+    """
+    assert run(code, libraries, TF_USE_LEGACY_KERAS="1") == [["tf_keras.src.utils.data_utils", False, True, []]]
+
+
 def test_the_generators_are_as_if_it_had_been_there_before(libraries: Path) -> None:
     """The library draws a number when it is loaded."""
     code = """
