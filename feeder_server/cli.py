@@ -163,6 +163,7 @@ def cli() -> None:
     help="A worker that takes longer on one batch is killed, and the batch tried again.  [default: as long as it takes]",
 )
 @click.option("--no-hedge", is_flag=True, help="Don't give a batch that is overdue to a second, idle worker.")
+@click.option("--no-light-imports", is_flag=True, help="Let workers load Keras and TensorFlow at once, also for a base class alone.")
 @click.option(
     "--drain-timeout",
     type=float,
@@ -215,6 +216,7 @@ def serve(
     max_retries: int,
     batch_timeout: float | None,
     no_hedge: bool,
+    no_light_imports: bool,
     drain_timeout: float,
     on_divergence: str,
     stream_order: str,
@@ -245,6 +247,7 @@ def serve(
         max_retries=max_retries,
         batch_timeout=batch_timeout,
         hedge=not no_hedge,
+        light_imports=not no_light_imports,
         drain_timeout=drain_timeout,
         gpu=gpu,
         threads=threads,

@@ -60,6 +60,7 @@ class ServeConfig:
     on_divergence: str = "single"
     stream_order: str = "ready"
     hedge: bool = True
+    light_imports: bool = True
     drain_timeout: float = 5.0
     keys: KeyPair | None = None
     authorized: frozenset[bytes] = field(default_factory=frozenset)

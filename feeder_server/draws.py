@@ -45,7 +45,7 @@ def rng(seed: int | None = None) -> np.random.Generator:
         import numpy as np
 
         _fed = np.random.Generator(np.random.PCG64(0))
-        seeding.follow(_follow)
+        seeding.follow(set_to)
     return _fed
 
 
@@ -54,7 +54,8 @@ def shared() -> np.random.Generator | None:
     return _fed
 
 
-def _follow(value: int) -> None:
+def set_to(value: int) -> None:
+    """Set it, where there is one, as `seeding.seed_globals` does."""
     from feeder_server.states import digest, set_pcg64
 
     if _fed is not None:

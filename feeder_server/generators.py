@@ -50,6 +50,11 @@ class Generators:
         """The paths under which they are known."""
         return [known.name for known in self._known.values()]
 
+    @property
+    def holders(self) -> list[object]:
+        """What is set: the generators, or the parts of them that hold their states."""
+        return [known.holder for known in self._known.values()]
+
     def walk(self) -> bool:
         """Look for generators again, and forget those that are gone. Says whether there is a new one.
 

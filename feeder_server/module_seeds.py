@@ -11,8 +11,6 @@ it is first imported changes nothing for the module that imports it, and one tha
 
 from __future__ import annotations
 
-import random
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +18,8 @@ from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
-from feeder_server import draws, entropy, seeding, snapshots
+from feeder_server import entropy, seeding
+from feeder_server.undisturbed import undisturbed
 from feeder_server.walk import is_users_file
 
 _local = threading.local()
@@ -60,40 +57,19 @@ _MISSING = object()
 
 def _run(original: Any, loader: SourceFileLoader, module: ModuleType) -> None:
     if is_users_file(module.__name__, str(loader.path)):
-        before = _taken(module)
         in_library, _local.in_library = _local.in_library, False
-        value = seeding.current()
-        seeding.seed_globals(_local.value)
         try:
-            with entropy.derived_from(_local.value):
+            with undisturbed(loading=module.__name__), entropy.derived_from(_local.value):
+                seeding.seed_globals(_local.value)
                 original(loader, module)
         finally:
             _local.in_library = in_library
-            _put_back(before, value)
     elif _local.in_library:
         original(loader, module)
     else:
-        before = _taken(module)
         _local.in_library = True
         try:
-            original(loader, module)
+            with undisturbed(loading=module.__name__):
+                original(loader, module)
         finally:
             _local.in_library = False
-            _put_back(before, seeding.current())
-
-
-def _taken(module: ModuleType) -> tuple[list[tuple[Any, object]], list[str]]:
-    holders: list[Any] = [random._inst, np.random.mtrand._rand]
-    torch = getattr(sys.modules.get("torch"), "default_generator", None)
-    own = draws.shared()
-    holders += [holder for holder in (torch, None if own is None else own.bit_generator) if holder is not None]
-    return [(holder, snapshots.take(holder)) for holder in holders], [name for name in seeding.frameworks() if name != module.__name__]
-
-
-def _put_back(before: tuple[list[tuple[Any, object]], list[str]], value: int | None) -> None:
-    states, loaded = before
-    if value is not None:
-        seeding.seed_frameworks(value, [name for name in seeding.frameworks() if name not in loaded])
-        seeding.now(value)
-    for holder, state in states:
-        snapshots.put(holder, state)

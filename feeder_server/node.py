@@ -16,7 +16,6 @@ from typing import Any
 
 import zmq
 
-from feeder_server.briefing import worker_setup
 from feeder_server.config import ServeConfig
 from feeder_server.crew import Crew
 from feeder_server.dispatch import Dispatch
@@ -30,6 +29,7 @@ from feeder_server.report import Reporter, Snapshot, progress, snapshot_of
 from feeder_server.scaling import Scaling
 from feeder_server.supervisor import MAX_CRASHES, Lost, Supervisor
 from feeder_server.work import Action, Assign, Bury, Remove, Send, Ship, Tell, slots_of
+from feeder_server.worker_setup import setup_of
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
 from feeder_wire.errors import DivergentSource, FeederError, ProtocolError, WorkerCrashed, rebuild
@@ -250,8 +250,7 @@ class Node:
     # ----------------------------------------------------------------------------------------------------------- workers
 
     def _setup(self, slot: int, generation: int) -> dict[str, Any]:
-        where = {"endpoint": self._crew.endpoint, "token": self._crew.token.hex(), "directories": self._folders.paths}
-        return {**where, **worker_setup(self._config, self.dispatch.sources, slot, generation)}
+        return setup_of(self._config, self.dispatch.sources, self._crew.endpoint, self._crew.token, self._folders.paths, slot, generation)
 
     def _from_worker(self, slot: int, report: w.FromWorker) -> list[Action]:
         assert self._supervisor is not None

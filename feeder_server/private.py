@@ -30,7 +30,7 @@ log = logging.getLogger("feeder.node")
 
 PARENT_SECONDS = 1.0  # how often it is looked whether the training process is still there
 
-OPTIONS = ("memory", "max_retries", "batch_timeout", "hedge", "gpu", "threads", "single", "on_divergence", "stream_order")
+OPTIONS = ("memory", "max_retries", "batch_timeout", "hedge", "light_imports", "gpu", "threads", "single", "on_divergence", "stream_order")
 """Options of ``feeder-server serve`` that a training script may set: ``FeederSequence.local(..., server={"threads": 2})``."""
 
 

@@ -20,6 +20,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from feeder_server.light_imports import is_stand_in
+
 _LOW = 0xFFFFFFFF
 
 _current: int | None = None
@@ -102,7 +104,7 @@ def seed_globals(value: int) -> None:
 
 def frameworks() -> list[str]:
     """Name those of the libraries with global generators of their own that this process has loaded."""
-    return [name for name in _FRAMEWORKS if name in sys.modules]
+    return [name for name in _FRAMEWORKS if name in sys.modules and not is_stand_in(sys.modules[name])]
 
 
 def seed_frameworks(value: int, names: list[str]) -> None:

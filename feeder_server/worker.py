@@ -17,11 +17,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, BinaryIO
 
-from feeder_server import failure, inplace, sample
+from feeder_server import failure, inplace, light_imports, sample, sharing
 from feeder_server.bond import die_with_parent
 from feeder_server.code_version import code_version
 from feeder_server.copies import Copies, Maker, StreamEnded
@@ -31,6 +32,7 @@ from feeder_server.link import NodeLink
 from feeder_server.regrets import describe
 from feeder_server.source import IndexedSource, StreamSource, build
 from feeder_server.target import Target
+from feeder_server.undisturbed import undisturbed
 from feeder_wire import codec, parcel
 from feeder_wire import worker_messages as w
 from feeder_wire.arena import ArenaFullError, ArenaWriter, Block
@@ -68,6 +70,10 @@ class Worker:
         self._copies: dict[int, Copies] = {}
         self._scratch = Scratch(self._arena)
         inplace.use(self._scratch)
+        writer = f"{self.slot}-{int(setup['generation'])}"
+        if setup["light_imports"]:
+            light_imports.install(self._loading)
+        sharing.use(sharing.Store(setup["directories"], writer, int(setup["seed"]), int(setup["memory_bytes"])))
         self._tasks: deque[w.Task] = deque()
         self._shown: set[int] = set()  # sources of which the node has seen a batch described
         self._stopped = False
@@ -142,9 +148,23 @@ class Worker:
             if not self._tasks or time.perf_counter() - started > FLUSH_SECONDS:
                 self._link.flush()
 
-    def _begin_step(self, timed: bool) -> None:
+    @contextmanager
+    def _loading(self) -> Iterator[None]:
+        """A library is loaded that something needs: that may take as long as it likes, and changes nothing of what is drawn."""
+        timed = self._beacon is not None and self._beacon.timed
+        self._show_step(False)
+        try:
+            with undisturbed():
+                yield
+        finally:
+            self._show_step(timed)
+
+    def _show_step(self, timed: bool) -> None:
         if self._beacon is not None:
             self._beacon.step(timed)
+
+    def _begin_step(self, timed: bool) -> None:
+        self._show_step(timed)
         if self._making is not None and (now := time.monotonic()) >= self._next_look:
             # Between two epochs, of which there may be thousands to replay, for a training that has ended meanwhile.
             self._next_look = now + LOOK_UP_SECONDS

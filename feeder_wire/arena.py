@@ -119,7 +119,7 @@ class PrivateDirectory:
 
 def _locked(fd: int) -> bool:
     try:
-        return _try_lock(fd)
+        return try_lock(fd)
     except OSError as e:  # no locks in this file system (some network ones): then nobody's sweep can have one either
         log.debug("going without a lock: %s", e)
         return True
@@ -149,7 +149,7 @@ def _take_away(path: Path) -> bool:
                 path.rmdir()
             return not path.exists()
         try:
-            if os.fstat(lock).st_size or not _try_lock(lock):
+            if os.fstat(lock).st_size or not try_lock(lock):
                 return False
             if sys.platform != "win32":
                 # Under the lock: a process between making ``alive`` and locking it must not get the folder meanwhile.
@@ -166,7 +166,7 @@ def _take_away(path: Path) -> bool:
         return False
 
 
-def _try_lock(fd: int) -> bool:
+def try_lock(fd: int) -> bool:
     """Lock a file for this process. False: another has the lock. Raises OSError where files can't be locked."""
     try:
         if sys.platform == "win32":
@@ -297,7 +297,7 @@ class ArenaWriter:
             self._count += 1
             name = f"{place}-{self._stem}-{self._count}"
             try:
-                view = _map_new(directory / name, size)
+                view = map_new(directory / name, size)
             except OSError as e:
                 log.debug("no block of %d bytes in %s: %s", size, directory, e)
                 continue
@@ -319,7 +319,7 @@ class ArenaWriter:
         return True
 
 
-def _map_new(path: Path, size: int) -> mmap.mmap:
+def map_new(path: Path, size: int) -> mmap.mmap:
     fd = os.open(path, _CREATE, 0o600)
     try:
         # Reserve the pages now: running over a full tmpfs later is a SIGBUS, not an exception.

@@ -38,6 +38,8 @@ class Beacon:
         path = _path(directory, slot, generation)
         path.write_bytes(_FORMAT.pack(IDLE, UNTIMED))
         self._task, self._steps = IDLE, 0
+        self.timed = False
+        """Is the step that the worker is at one that is measured?"""
         with open(path, "r+b") as file:
             self._map = mmap.mmap(file.fileno(), _FORMAT.size)
 
@@ -48,6 +50,7 @@ class Beacon:
 
     def step(self, timed: bool) -> None:
         """The next step of the task begins."""
+        self.timed = timed
         self._steps += timed
         # Who reads while this is written may see half of it: that is another step to him, and the next look tells.
         _FORMAT.pack_into(self._map, 0, self._task, self._steps if timed else UNTIMED)

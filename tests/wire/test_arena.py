@@ -186,7 +186,7 @@ class TestAFullArena:
     def full(self, monkeypatch: pytest.MonkeyPatch, *folders: str) -> list[str]:
         """Lets these folders be full. Returns what was tried."""
         tried: list[str] = []
-        real = arena._map_new
+        real = arena.map_new
 
         def map_new(path: Path, size: int) -> mmap.mmap:
             tried.append(str(path.parent))
@@ -194,7 +194,7 @@ class TestAFullArena:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return real(path, size)
 
-        monkeypatch.setattr(arena, "_map_new", map_new)
+        monkeypatch.setattr(arena, "map_new", map_new)
         return tried
 
     @on_linux
@@ -205,7 +205,7 @@ class TestAFullArena:
         monkeypatch.setattr(os, "posix_fallocate", no_space)
         before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(OSError, match="No space"):
-            arena._map_new(tmp_path / "0-0-1-1", PAGE)
+            arena.map_new(tmp_path / "0-0-1-1", PAGE)
         assert not os.listdir(tmp_path)
         assert len(os.listdir("/proc/self/fd")) == before
 
@@ -216,11 +216,11 @@ class TestAFullArena:
 
     def test_without_fallocate_the_free_space_is_asked_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(os, "posix_fallocate", raising=False)
-        arena._map_new(tmp_path / "0-0-1-1", PAGE).close()
+        arena.map_new(tmp_path / "0-0-1-1", PAGE).close()
         assert (tmp_path / "0-0-1-1").stat().st_size == PAGE
         monkeypatch.setattr(arena, "free_bytes", lambda folder: PAGE)
         with pytest.raises(OSError, match="no space left"):
-            arena._map_new(tmp_path / "0-0-1-2", PAGE + 1)
+            arena.map_new(tmp_path / "0-0-1-2", PAGE + 1)
         assert os.listdir(tmp_path) == ["0-0-1-1"]
 
     def test_the_second_directory_helps_out(
@@ -254,14 +254,14 @@ class TestAFullArena:
         writer = make_writer()
         free = writer.take(MB)
         writer.give_back([free.name])
-        real = arena._map_new
+        real = arena.map_new
 
         def map_new(path: Path, size: int) -> mmap.mmap:
             if files(places[0]):
                 raise OSError(errno.ENOSPC, "No space left on device")
             return real(path, size)
 
-        monkeypatch.setattr(arena, "_map_new", map_new)
+        monkeypatch.setattr(arena, "map_new", map_new)
         assert writer.take(8 * MB).size == 8 * MB
 
     def test_the_error_says_what_was_asked_and_what_is_free_where(
@@ -516,7 +516,7 @@ class TestPrivateDirectory:
     @posix
     @pytest.mark.parametrize("moment", ["sweep has the lock", "sweep is done"])
     def test_a_sweep_between_the_file_and_its_lock(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
-        real, calls = arena._try_lock, []
+        real, calls = arena.try_lock, []
 
         def try_lock(fd: int) -> bool:
             calls.append(fd)
@@ -532,7 +532,7 @@ class TestPrivateDirectory:
                 shutil.rmtree(Path(other.name).parent)
             return got
 
-        monkeypatch.setattr(arena, "_try_lock", try_lock)
+        monkeypatch.setattr(arena, "try_lock", try_lock)
         directory = PrivateDirectory(tmp_path)
         assert os.listdir(tmp_path) == [directory.path.name]
         assert (directory.path / "alive").exists()
@@ -548,7 +548,7 @@ class TestPrivateDirectory:
 
         def remove(path: Path) -> None:
             with open(path / "alive", "rb") as newcomer:
-                could_lock.append(arena._try_lock(newcomer.fileno()))
+                could_lock.append(arena.try_lock(newcomer.fileno()))
             real(path)
 
         monkeypatch.setattr(arena, "_remove", remove)

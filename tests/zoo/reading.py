@@ -79,11 +79,22 @@ def outcome_of(client: FeederClient, node: Serving) -> str:
     return until(lambda: client._core.roster.nodes[0].outcome, lambda: f"{client!r} {node.output}", LOADING_SECONDS)
 
 
-def serve_all(stack: ExitStack, folder: Path, cases: dict[str, Case], *arguments: str, workers: Sequence[int], **options: Any) -> Any:
-    """Starts a node for each number of workers, side by side, each serving all of these; returns them by that number."""
+def serve_all(
+    stack: ExitStack,
+    folder: Path,
+    cases: dict[str, Case],
+    *arguments: str,
+    workers: Sequence[int],
+    of_one: Sequence[str] = (),
+    **options: Any,
+) -> Any:
+    """Starts a node for each number of workers, side by side, each serving all of these; returns them by that number.
+
+    `of_one` are more arguments of the node with one worker, by which the others are measured.
+    """
     targets = [f"{name}={HERE / case.target}" for name, case in cases.items()]
     common = (*targets, *arguments, "--bind", ANY_PORT, "--workers")
-    nodes = {n: stack.enter_context(Serving(folder, *common, str(n), **options)) for n in workers}
+    nodes = {n: stack.enter_context(Serving(folder, *common, str(n), *(of_one if n == 1 else ()), **options)) for n in workers}
     for node in nodes.values():
         node.says("feeder-server ready at", LOADING_SECONDS)
     return nodes
