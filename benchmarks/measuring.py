@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from feeder_wire.arena import parents, sweep
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = Path(__file__).with_name("sources.py")
 GRACE_SECONDS = 1.5
@@ -67,6 +69,7 @@ def measure(function: str, arguments: Mapping[str, Any], limit_seconds: float) -
             return Outcome(why=f"still not done after {limit_seconds:g} s")
         finally:
             _end(process)
+            sweep(parents())  # of what was killed on purpose, or ran too long, memory may be left
         found = [line[len(_MARK) :] for line in _text(out) if line.startswith(_MARK)]
         if found:
             said = json.loads(found[-1])

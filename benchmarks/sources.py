@@ -94,6 +94,16 @@ class Sleep:
         return np.full((32, 26, 3), index % 256, np.float32), np.full(32, index, np.int64)
 
 
+class WithKeras(Small):
+    """The same as `Small`, of people who build their pipeline with Keras."""
+
+    def __init__(self, length: int) -> None:
+        import keras
+
+        super().__init__(length)
+        self.version = keras.__version__
+
+
 class Loaded:
     """Item i names the frameworks that the process it is made in has loaded."""
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as programs
-from benchmarks import chart, compare, quick, seeding, sources
+from benchmarks import chart, compare, fit, memory, quick, recover, scale, seeding, sources, start
 from benchmarks.job import WORKS, Batches, Job, Peer, figures
 from benchmarks.measuring import AbsentError, Outcome, measure, rotated
 from benchmarks.peers import PEERS, rate_of
+from benchmarks.program import Found
 from benchmarks.quick import Task, claims, tables
 from benchmarks.report import Claim, Results, best, markdown, quotients, ratios, spread
 from tests.serving import until
@@ -288,6 +289,85 @@ def test_each_program_has_help(name: str, capsys: pytest.CaptureFixture[str]) ->
         importlib.import_module(f"benchmarks.{name}").main(["--help"])
     assert ended.value.code == 0
     assert f"python -m benchmarks {name}" in capsys.readouterr().out
+
+
+SMALLER = {program.name: program for program in (fit.PROGRAM, start.PROGRAM, scale.PROGRAM, memory.PROGRAM, recover.PROGRAM)}
+
+
+@pytest.mark.parametrize("name", SMALLER)
+class TestSmallerPrograms:
+    def test_tables(self, name: str) -> None:
+        """Every figure that is shown or held against a goal is one that a measurement gives."""
+        program = SMALLER[name]
+        given = {asked: Outcome({row.figure: 2.0 for row in program.rows if row.measurement == asked}) for asked in program.measurements}
+        goals, figures = program.tables(Found({asked: [outcome, outcome] for asked, outcome in given.items()}))
+        assert {row[1] for row in figures.rows} == {"2"} and len(figures.rows) == len(program.rows)
+        assert not [row for row in goals.rows if "absent" in row[1] or row[3] == "not measured"]
+        well_formed(markdown([goals, figures], ["a machine"], "a command"))
+
+    def test_what_is_absent_has_a_reason_and_no_figure(self, name: str) -> None:
+        program = SMALLER[name]
+        goals, figures = program.tables(Found({asked: [Outcome(why="no | such thing")] for asked in program.measurements}))
+        assert {row[1] for row in figures.rows} == {"absent: no / such thing"}
+        assert {row[1] for row in goals.rows} == {"absent"} and not {row[3] for row in goals.rows} & {"yes", "NO"}
+        well_formed(markdown([goals, figures], [], "a command"))
+
+    def test_only(self, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        """A name is that measurement; the beginning of one is all that begin so; anything else is refused."""
+        program = SMALLER[name]
+        asked: list[str] = []
+
+        def pretend(function: str, arguments: object, limit: float) -> Outcome:
+            asked.append(function)
+            return Outcome(why="no")
+
+        monkeypatch.setattr("benchmarks.program.measure", pretend)
+        first = next(iter(program.measurements))
+        program.main(["--rounds", "2", "--only", first])
+        assert asked == [program.measurements[first].function] * 2
+        with pytest.raises(SystemExit):
+            program.main(["--only", "nothing-of-this-name"])
+        assert first in capsys.readouterr().err
+
+
+class TestSmallRuns:
+    """As little as possible of each program, for real."""
+
+    def table(self, name: str, only: str, file: Path) -> str:
+        SMALLER[name].main(["--quick", "--only", only, "--markdown", str(file)])
+        text = file.read_text(encoding="utf-8")
+        assert text.startswith(f"`python -m benchmarks {name} --rounds 1 --only {only}`")
+        assert "absent" not in text.partition("| measurement |")[2], text
+        well_formed(text)
+        return text
+
+    def test_start(self, tmp_path: Path) -> None:
+        text = self.table("start", "python,cold-1,warm", tmp_path / "table.md")
+        assert "| 5. a restarted trainer: first batch / one batch | " in text
+
+    def test_recover(self, tmp_path: Path) -> None:
+        assert "| a worker of four is killed: longest gap afterwards | " in self.table("recover", "worker,node", tmp_path / "table.md")
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="other systems don't tell which memory is shared")
+    def test_memory(self, tmp_path: Path) -> None:
+        assert "| feeder, worker: USS | " in self.table("memory", "bare,feeder", tmp_path / "table.md")
+
+    def test_scale(self) -> None:
+        """Its figures come in steps of a hundredth of a second, and may be 0 in so short a run."""
+        found = measure("benchmarks.scale:nodes", {"count": 2, "quick": True}, 100.0)
+        assert found.why == "" and sorted(found.figures) == ["client", "node", "rate"] and found.figures["rate"] > 0
+
+    @pytest.mark.slow
+    @pytest.mark.keras
+    @pytest.mark.timeout(300)
+    @pytest.mark.parametrize("name", ["tensorflow", "jax", "torch", "question"])
+    def test_fit(self, name: str, tmp_path: Path) -> None:
+        pytest.importorskip("keras")
+        if name != "question":
+            pytest.importorskip(name)
+        SMALLER["fit"].main(["--quick", "--only", name, "--markdown", str(tmp_path / "table.md")])
+        text = (tmp_path / "table.md").read_text(encoding="utf-8")
+        assert "absent" not in text.partition("| measurement |")[2], text
 
 
 class TestSeeding:
