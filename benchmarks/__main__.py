@@ -6,6 +6,7 @@ import importlib
 import sys
 
 PROGRAMS = {
+    "everything": "all those from compare to recover, their tables in a folder, and the goals in README.md",
     "compare": "batches per second and CPU time of feeder and its peers, on five kinds of work",
     "fit": "Keras' fit on TensorFlow, torch and JAX: what feeder adds to the step itself",
     "start": "until the first batch: cold server, warm server, restarted trainer",
@@ -22,7 +23,7 @@ def main() -> None:
     """Entry point."""
     chosen = sys.argv[1] if len(sys.argv) > 1 else ""
     if chosen not in PROGRAMS:
-        print("python -m benchmarks PROGRAM [options]\n", *(f"  {name:12}{text}" for name, text in PROGRAMS.items()), sep="\n")
+        print("python -m benchmarks PROGRAM [options]\n", *(f"  {name:13}{text}" for name, text in PROGRAMS.items()), sep="\n")
         sys.exit(0 if chosen in ("-h", "--help") else 2)
     importlib.import_module(f"benchmarks.{chosen}").main(sys.argv[2:])
 

@@ -27,7 +27,7 @@ from benchmarks import sources
 from benchmarks.job import ENDLESS
 from benchmarks.measuring import SOURCES
 from benchmarks.program import Found, Measurement, Program, Row
-from benchmarks.report import Claim, quotients
+from benchmarks.report import Claim, Table, quotients
 
 BACKENDS = ("tensorflow", "jax", "torch")
 STEPS = 40
@@ -246,9 +246,9 @@ PROGRAM = Program(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; see the module."""
-    PROGRAM.main(arguments)
+def main(arguments: Sequence[str] | None = None) -> list[Table]:
+    """Entry point; see the module. Returns what it shows, the goals first."""
+    return PROGRAM.main(arguments)
 
 
 if __name__ == "__main__":

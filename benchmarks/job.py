@@ -38,6 +38,7 @@ WORKS = {
     "cpu": Work("about 40 ms of pure Python, float32 (32, 64, 64, 3)", "Cpu", 1_573_120, 2, 32),
     "sleep": Work("50 ms of sleep, float32 (32, 26, 3)", "Sleep", 10_240, 4, 32),
 }
+WARM_SECONDS = 1.0
 SLEEP_SECONDS = 0.050
 CPU_SECONDS = 0.040
 
@@ -110,9 +111,10 @@ class Peer:
 def figures(batches: Batches, job: Job) -> Mapping[str, float]:
     """Batches per second, and CPU seconds per batch of this process and all below it, over at least `job.seconds`.
 
-    Warm-up, not measured: for half of that time, and two batches at least.
+    Warm-up, not measured: for as long, but a second at most, and two batches at least. Memory is touched for the first time then, queues
+    fill, and feeder compares its workers' copies.
     """
-    warm = time.perf_counter() + job.seconds / 2
+    warm = time.perf_counter() + min(job.seconds, WARM_SECONDS)
     for seen, (x, _y) in enumerate(batches):
         if len(x) != job.batch:
             raise RuntimeError(f"that is not the batch that was to be measured: {x.shape}")

@@ -15,7 +15,7 @@ from benchmarks.job import WORKS, Job
 from benchmarks.measuring import SOURCES, AbsentError, server
 from benchmarks.peers import PEERS, rate_of
 from benchmarks.program import Found, Measurement, Program, Row
-from benchmarks.report import Claim, quotients
+from benchmarks.report import Claim, Table, quotients
 
 WORKERS = 4
 LOADERS = ("torch", "torch-numpy", "torch-spawn")
@@ -124,9 +124,9 @@ ROWS = [
 PROGRAM = Program("memory", __doc__ or "", MEASUREMENTS, ROWS, claims, packages=("keras-feeder", "numpy", "pyzmq", "torch", "grain"))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; see the module."""
-    PROGRAM.main(arguments)
+def main(arguments: Sequence[str] | None = None) -> list[Table]:
+    """Entry point; see the module. Returns what it shows, the goals first."""
+    return PROGRAM.main(arguments)
 
 
 if __name__ == "__main__":

@@ -100,8 +100,8 @@ class Program:
 
         return Found(rotated({name: self.measurements[name].title for name in names}, rounds, one, say))
 
-    def main(self, arguments: Sequence[str] | None = None) -> None:
-        """Entry point."""
+    def main(self, arguments: Sequence[str] | None = None) -> list[Table]:
+        """Entry point. Returns what it shows, the goals first."""
         parser = argparse.ArgumentParser(prog=f"python -m benchmarks {self.name}", description=self.about.partition("\n")[0])
         known = ", ".join(self.measurements)
         parser.add_argument("--rounds", type=at_least_one, default=3, metavar="N", help="how often each is measured [3]")
@@ -120,6 +120,7 @@ class Program:
         if options.markdown:
             command = f"python -m benchmarks {self.name} --rounds {rounds}" + (f" --only {options.only}" if options.only else "")
             options.markdown.write_text(markdown(made, about, command), encoding="utf-8")
+        return made
 
 
 def _asked(text: str, name: str, known: Mapping[str, Measurement]) -> bool:

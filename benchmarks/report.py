@@ -44,7 +44,8 @@ def spread(values: Iterable[float | None]) -> str:
 
 def figure(value: float) -> str:
     """Three digits, or all of those before the point."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    rounded = float(f"{value:.3g}")
+    return f"{value:,.0f}" if abs(rounded) >= 1000 else f"{rounded:g}"
 
 
 def median(values: Values) -> float | None:

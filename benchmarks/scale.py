@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.measuring import SOURCES, server
 from benchmarks.program import Found, Measurement, Program, Row
-from benchmarks.report import Claim, quotients
+from benchmarks.report import Claim, Table, quotients
 
 WORKERS = (1, 16, 64, 256)
 NODES = (1, 4, 16)
@@ -106,9 +106,9 @@ ROWS = [
 PROGRAM = Program("scale", __doc__ or "", MEASUREMENTS, ROWS, claims, limit=400.0)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; see the module."""
-    PROGRAM.main(arguments)
+def main(arguments: Sequence[str] | None = None) -> list[Table]:
+    """Entry point; see the module. Returns what it shows, the goals first."""
+    return PROGRAM.main(arguments)
 
 
 if __name__ == "__main__":

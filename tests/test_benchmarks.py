@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as programs
-from benchmarks import chart, compare, fit, memory, quick, recover, scale, seeding, sources, start
+from benchmarks import chart, compare, everything, fit, memory, quick, recover, scale, seeding, sources, start
 from benchmarks.job import WORKS, Batches, Job, Peer, figures
 from benchmarks.measuring import AbsentError, Outcome, measure, rotated
 from benchmarks.peers import PEERS, rate_of
 from benchmarks.program import Found
 from benchmarks.quick import Task, claims, tables
-from benchmarks.report import Claim, Results, best, markdown, quotients, ratios, spread
+from benchmarks.report import Claim, Results, Table, best, claims_table, markdown, quotients, ratios, spread
 from tests.serving import until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,6 +37,7 @@ class TestArithmetic:
             ([2.0], "2"),
             ([3.0, 1.0, 2.0], "2 (1 to 3)"),
             ([12345.6], "12,346"),
+            ([999.96], "1,000"),
             ([], "absent"),
             ([None, None], "absent"),
             ([None, 2.0], "2"),
@@ -368,6 +369,43 @@ class TestSmallRuns:
         SMALLER["fit"].main(["--quick", "--only", name, "--markdown", str(tmp_path / "table.md")])
         text = (tmp_path / "table.md").read_text(encoding="utf-8")
         assert "absent" not in text.partition("| measurement |")[2], text
+
+
+class TestEverything:
+    def test_the_goals_of_all_programs_are_one_table(self) -> None:
+        found = [
+            claims_table(
+                [Claim("7. x", [1.0], 2.0), Claim("1. y", [None], 2.0), Claim("1. no goal", [1.0]), Claim("of no number", [1.0], 1.0)]
+            ),
+            claims_table([Claim("3. z", [3.0], 2.0), Claim("7. x", [5.0], 2.0)]),
+        ]
+        assert [row[0] for row in everything.goals(found).rows] == ["1. y", "3. z", "7. x"]
+        assert everything.goals(found).rows[2][1] == "5 x"
+
+    def test_they_go_between_the_marks(self) -> None:
+        text = f"before\n{everything.BEGIN}\nold\n{everything.END}\nafter\n"
+        once = everything.spliced(text, "new\n")
+        assert once == everything.spliced(once, "new") == f"before\n{everything.BEGIN}\n\nnew\n\n{everything.END}\nafter\n"
+        with pytest.raises(ValueError, match="no <!-- goals"):
+            everything.spliced("nothing", "new")
+        assert everything.spliced(everything.README.read_text(encoding="utf-8"), "new")
+
+    def test_each_program_writes_its_report(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: dict[str, list[str]] = {}
+        for name in everything.PROGRAMS:
+
+            def pretend(arguments: list[str], name: str = name) -> list[Table]:
+                asked[name] = arguments
+                return [claims_table([Claim(f"{len(asked)}. of {name}", [1.0], 2.0)])]
+
+            monkeypatch.setattr(f"benchmarks.{name}.main", pretend)
+        readme = tmp_path / "README.md"
+        readme.write_text(f"{everything.BEGIN}\n{everything.END}\n", encoding="utf-8")
+        everything.main(["--rounds", "5", "--out", str(tmp_path / "results"), "--readme", str(readme)])
+        assert {name: Path(given[3]).name for name, given in asked.items()} == {name: f"{name}.md" for name in everything.PROGRAMS}
+        assert all(given[:2] == ["--rounds", "5"] for given in asked.values())
+        goals = (tmp_path / "results" / "goals.md").read_text(encoding="utf-8")
+        assert goals in readme.read_text(encoding="utf-8") and "| 6. of recover | 1 x | at least 2 x | NO |" in goals
 
 
 class TestSeeding:

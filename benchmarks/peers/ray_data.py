@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,17 +30,24 @@ def actor_pool(job: Job) -> Iterator[Batches]:
     """From actors, through the object store."""
     import ray
 
-    ray.init(num_cpus=job.producers + 1, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        ray.init(num_cpus=job.producers + 1, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, _temp_dir=folder)
+        try:
+            yield _batches(job)
+        finally:
+            ray.shutdown()
+
+
+def _batches(job: Job) -> Batches:
+    import ray
+
     ray.data.DataContext.get_current().enable_progress_bars = False
     examples = job.batch * PER_BLOCK * BLOCKS
     data = ray.data.range(examples, override_num_blocks=BLOCKS).map_batches(
         Make, batch_size=job.batch, compute=ray.data.ActorPoolStrategy(size=job.producers), fn_constructor_args=(job,)
     )
     rows = data.iter_batches(batch_size=job.batch, batch_format="numpy", prefetch_batches=2)
-    try:
-        yield ((row["x"], row["y"]) for row in rows)
-    finally:
-        ray.shutdown()
+    return ((row["x"], row["y"]) for row in rows)
 
 
 PEERS = {
