@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,9 @@ def actor_pool(job: Job) -> Iterator[Batches]:
     """From actors, through the object store."""
     import ray
 
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    # Its sockets lie there, and their paths may have 107 characters: TMPDIR is too long sometimes.
+    short = "/tmp" if os.path.isdir("/tmp") else None
+    with tempfile.TemporaryDirectory(dir=short, ignore_cleanup_errors=True) as folder:
         ray.init(num_cpus=job.producers + 1, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, _temp_dir=folder)
         try:
             yield _batches(job)
