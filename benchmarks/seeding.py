@@ -1,4 +1,4 @@
-"""What correctness costs: seeding before each item, and comparing copies at the start. ``python -m benchmarks.seeding [--rounds N]``.
+"""What correctness costs: seeding before each item, and comparing copies at the start. ``python -m benchmarks seeding [--rounds N]``.
 
 Each measurement runs in a fresh process, the order is rotated from round to round. Shown are medians, and the lowest and the highest
 round in brackets. What is not installed is shown as absent.
@@ -9,21 +9,20 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import json
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quick import ROOT, SOURCES, Results, Table, machine, markdown, rotated, spread
+from benchmarks.measuring import SOURCES, at_least_one, measure, rotated, tell
+from benchmarks.report import Results, Table, machine, markdown, spread
 
 ITEMS = 3000
 REPEATS = 5  # in one process; the fastest is the one that nobody disturbed
 CPU_LOOPS = 400_000  # of pure Python for one batch: 30 to 40 ms
 TIMEOUT_SECONDS = 120.0
+LIMIT_SECONDS = 300.0
 
 
 class Plain:
@@ -169,13 +168,18 @@ MEASUREMENTS: dict[str, tuple[str, str, Callable[[], float | None]]] = {
 }
 
 
+def one(name: str) -> dict[str, float]:
+    """One measurement, in this process; nothing: it is absent."""
+    found = MEASUREMENTS[name][2]()
+    return {} if found is None else {"value": found}
+
+
 def in_fresh_process(name: str) -> Any:
     """What one measurement gives, made in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.seeding", "--one", name]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"measuring {name!r} failed:\n{done.stderr.strip()}")
-    return json.loads(done.stdout.splitlines()[-1])
+    outcome = measure("benchmarks.seeding:one", {"name": name}, LIMIT_SECONDS)
+    if outcome.why:
+        raise SystemExit(f"measuring {name!r} failed: {outcome.why}")
+    return outcome.get("value")
 
 
 def run(rounds: int, say: Callable[[str], None]) -> Results:
@@ -184,26 +188,20 @@ def run(rounds: int, say: Callable[[str], None]) -> Results:
 
 
 def table(results: Results) -> Table:
-    """The figures: head and rows."""
-    rows = [(title, spread(results[name]), unit) for name, (title, unit, _) in MEASUREMENTS.items()]
-    return ("measurement", "median (lowest to highest)", "unit"), rows
+    """The figures."""
+    rows: list[tuple[str, ...]] = [(title, spread(results[name]), unit) for name, (title, unit, _) in MEASUREMENTS.items()]
+    return Table(("measurement", "median (lowest to highest)", "unit"), rows)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.seeding", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often each is measured [5]")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks seeding", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=at_least_one, default=5, metavar="N", help="how often each is measured [5]")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there, too")
-    parser.add_argument("--one", choices=list(MEASUREMENTS), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.one:
-        print(json.dumps(MEASUREMENTS[options.one][2]()))
-        return
-    if options.rounds < 1:
-        parser.error("--rounds is above 0")
+    options = parser.parse_args(arguments)
     about = machine()
-    results = run(options.rounds, lambda text: print(text, file=sys.stderr))
-    text = markdown([table(results)], about, f"python -m benchmarks.seeding --rounds {options.rounds}")
+    results = run(options.rounds, tell)
+    text = markdown([table(results)], about, f"python -m benchmarks seeding --rounds {options.rounds}")
     print(text)
     if options.markdown:
         options.markdown.write_text(text, encoding="utf-8")

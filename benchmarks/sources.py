@@ -54,6 +54,12 @@ class Inplace(Big):
         return x, self._y
 
 
+class Mid(Ready):
+    """x: float32, shape (32, 104, 104, 3), values 0..1; y: int64, shape (32,). 4.2 MB."""
+
+    shape = (32, 104, 104, 3)
+
+
 class Small(Ready):
     """x: float32, shape (32, 26, 3), values 0..1; y: int64, shape (32,). 10 kB."""
 
@@ -72,6 +78,30 @@ class Cpu:
     def __getitem__(self, index: int) -> Arrays:
         total = spin(self._loops)
         return np.full((32, 64, 64, 3), total % 256, np.float32), np.full(32, index, np.int64)
+
+
+class Sleep:
+    """Batches that wait for `seconds`; x: float32, shape (32, 26, 3); y: int64, shape (32,). 10 kB."""
+
+    def __init__(self, length: int, seconds: float) -> None:
+        self._length, self._seconds = length, seconds
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Arrays:
+        time.sleep(self._seconds)
+        return np.full((32, 26, 3), index % 256, np.float32), np.full(32, index, np.int64)
+
+
+class WithKeras(Small):
+    """The same as `Small`, of people who build their pipeline with Keras."""
+
+    def __init__(self, length: int) -> None:
+        import keras
+
+        super().__init__(length)
+        self.version = keras.__version__
 
 
 class Loaded:

@@ -1,4 +1,4 @@
-"""What one slow worker, or one slow server, costs an epoch, with hedging and without. ``python -m benchmarks.stragglers [--rounds N]``.
+"""What one slow worker, or one slow server, costs an epoch, with hedging and without. ``python -m benchmarks stragglers [--rounds N]``.
 
 Batches sleep: 20 ms, and 400 ms on the slow one. Each measurement starts its own servers, the order is rotated from round to round, and
 the ratios are of one round. Shown are medians, and the lowest and the highest round in brackets.
@@ -7,14 +7,14 @@ the ratios are of one round. Shown are medians, and the lowest and the highest r
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.quick import Results, Table, machine, markdown, ratios, rotated, served, spread
+from benchmarks.measuring import at_least_one, rotated, served, tell
+from benchmarks.report import Results, Table, machine, markdown, ratios, spread
 
 SECONDS = 0.02
 SLOW = 20
@@ -91,21 +91,23 @@ def run(rounds: int, say: Callable[[str], None]) -> Results:
 
 def tables(results: Results) -> list[Table]:
     """Ratios, then the figures."""
-    claims = [(title, spread(ratios(results, upper, lower)) + " x") for title, upper, lower in CLAIMS]
-    rows = [(title, spread(results[name]), "s") for name, (title, _) in MEASUREMENTS.items()]
-    return [(("epoch", "ratio"), claims), (("epoch of 200 batches", "median (lowest to highest)", "unit"), rows)]
+    claims: list[tuple[str, ...]] = [(title, spread(ratios(results, upper, lower)) + " x") for title, upper, lower in CLAIMS]
+    rows: list[tuple[str, ...]] = [(title, spread(results[name]), "s") for name, (title, _) in MEASUREMENTS.items()]
+    return [Table(("epoch", "ratio"), claims), Table(("epoch of 200 batches", "median (lowest to highest)", "unit"), rows)]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stragglers", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often each is measured [5]")
-    options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error("--rounds is above 0")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks stragglers", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=at_least_one, default=5, metavar="N", help="how often each is measured [5]")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, too")
+    options = parser.parse_args(arguments)
     about = machine()
-    results = run(options.rounds, lambda text: print(text, file=sys.stderr))
-    print(markdown(tables(results), about, f"python -m benchmarks.stragglers --rounds {options.rounds}"))
+    results = run(options.rounds, tell)
+    text = markdown(tables(results), about, f"python -m benchmarks stragglers --rounds {options.rounds}")
+    print(text)
+    if options.markdown:
+        options.markdown.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,255 @@
+"""Keras' ``fit`` on batches of 38.5 MB: ``python -m benchmarks fit [--rounds N] [--only tensorflow,...]``. What does feeder add to a step?
+
+For each backend, one after the other in one process, on the same trivial model, milliseconds per batch:
+
+* floor: the same batch over and over, in the form that the backend takes without a copy;
+* in process: Keras' own PyDataset, made by the training process (ready in memory; stacked from 64 pictures);
+* feeder: the same sources, two workers; and with a window that was filled before the pass began; on torch also as a DataLoader of
+  `as_torch_dataset()`, whose tensors Keras takes without a copy;
+* iteration: ``for batch in seq``, without Keras.
+
+And the script of the question that started this project: batches that sleep 2 s, 10 of them per epoch, 2 epochs, 4 workers.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from benchmarks import sources
+from benchmarks.job import ENDLESS
+from benchmarks.measuring import SOURCES
+from benchmarks.program import Found, Measurement, Program, Row
+from benchmarks.report import Claim, Table, quotients
+
+BACKENDS = ("tensorflow", "jax", "torch")
+STEPS = 40
+WARM = 10
+FILLED = 16
+"""Batches that wait before the pass begins: 617 MB."""
+QUESTION_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A model that does next to nothing with what it is given, and a clock in its callbacks."""
+
+    keras: Any
+    model: Any
+    quick: bool
+
+    def per_batch(self, data: Any, steps: int, **options: Any) -> float:
+        """Milliseconds per batch: the mean over a pass, but for its first batches."""
+        ends = self.ends(data, steps, **options)
+        warm = min(WARM, len(ends) // 2)
+        return (ends[-1] - ends[warm]) / (len(ends) - 1 - warm) * 1e3
+
+    def ends(self, data: Any, steps: int, **options: Any) -> list[float]:
+        """When each batch of one epoch ended."""
+        found: list[float] = []
+
+        class Clock(self.keras.callbacks.Callback):  # type: ignore[misc, name-defined]
+            def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+                found.append(time.perf_counter())
+
+        self.model.fit(data, epochs=1, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[Clock()], **options)
+        return found
+
+
+def backend(name: str, quick: bool = False) -> dict[str, float]:
+    """Everything of one backend, in this process, which has imported none yet."""
+    os.environ["KERAS_BACKEND"] = name
+    import keras
+
+    model = keras.Sequential(
+        [keras.Input((224, 224, 3)), keras.layers.Cropping2D(((0, 223), (0, 223))), keras.layers.Flatten(), keras.layers.Dense(1)]
+    )
+    model.compile(optimizer="sgd", loss="mse", jit_compile=False if name != "jax" else "auto")
+    trainer = Trainer(keras, model, quick)
+    steps = 8 if quick else STEPS
+    found = {"floor": trainer.per_batch(floor(name, steps), steps)}
+    found["floor"] = trainer.per_batch(floor(name, steps), steps)  # the first one compiled the step
+    for title, kind in (("ready", sources.Big), ("stacked", sources.Stacked)):
+        found[f"in process, {title}"] = trainer.per_batch(in_process(keras, kind(ENDLESS)), steps)
+        with _sequence(kind.__name__, ENDLESS) as seq:
+            found[f"feeder, {title}"] = trainer.per_batch(seq, steps)
+    if name == "torch":
+        from torch.utils.data import DataLoader
+
+        with _sequence("Big", ENDLESS) as seq:
+            found["feeder, tensors"] = trainer.per_batch(DataLoader(seq.as_torch_dataset(), batch_size=None), steps)
+    with _sequence("Big", ENDLESS) as seq:
+        found["iteration"] = iteration(seq, steps)
+    found["added"] = filled(trainer, name, 6 if quick else FILLED)
+    return found
+
+
+def floor(name: str, steps: int) -> Any:
+    """One batch, again and again, as this backend likes it best."""
+    x, y = sources.Big(1)[0]
+    if name == "tensorflow":
+        import tensorflow as tf
+
+        return tf.data.Dataset.from_tensors((x, y)).repeat(steps)
+    import keras
+
+    if name == "torch":
+        import torch
+
+        batch: Any = (torch.from_numpy(x), torch.from_numpy(y))
+    else:
+        batch = (aligned(x), aligned(y))
+
+    class Same(keras.utils.PyDataset):  # type: ignore[misc]
+        def __len__(self) -> int:
+            return steps
+
+        def __getitem__(self, index: int) -> Any:
+            return batch
+
+    return Same()
+
+
+def aligned(array: Any) -> Any:
+    """A copy at an address that is a multiple of 64: such an array JAX takes as it is."""
+    room = np.empty(array.nbytes + 64, np.uint8)
+    start = -room.__array_interface__["data"][0] % 64
+    made = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    np.copyto(made, array)
+    return made
+
+
+def in_process(keras: Any, source: Any) -> Any:
+    """Made by the training process, as without feeder."""
+
+    class Made(keras.utils.PyDataset):  # type: ignore[misc]
+        def __len__(self) -> int:
+            return len(source)
+
+        def __getitem__(self, index: int) -> Any:
+            return source[index]
+
+    return Made()
+
+
+def _sequence(source: str, length: int, **options: Any) -> Any:
+    from feeder_client import FeederSequence
+
+    return FeederSequence.local(f"{SOURCES}:{source}", workers=2, args={"length": length}, **options)
+
+
+def iteration(seq: Any, steps: int) -> float:
+    """Milliseconds per batch of ``for batch in seq``."""
+    started = 0.0
+    for count, _batch in enumerate(seq):
+        if count == WARM:
+            started = time.perf_counter()
+        if count == WARM + steps:
+            break
+    return (time.perf_counter() - started) / steps * 1e3
+
+
+def filled(trainer: Trainer, name: str, length: int) -> float:
+    """Milliseconds that the adapter adds to the floor where every batch waits already: medians of the time between two batches."""
+    room = {"memory": "2GiB"}
+    with _sequence("Big", length, prefetch=length, lookahead=False, memory="2GiB", server=room) as seq:
+        _until(lambda: seq.stats().stored >= length, seq)
+        waiting = _median_gap(trainer.ends(seq, length))
+    return waiting - _median_gap(trainer.ends(floor(name, length), length))
+
+
+def _median_gap(ends: list[float]) -> float:
+    gaps = [b - a for a, b in pairwise(ends[1:])]  # the first one began before the pass did
+    return statistics.median(gaps) * 1e3
+
+
+def _until(condition: Callable[[], bool], what: object) -> None:
+    deadline = time.monotonic() + 60.0
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not filled: {what!r}")
+        time.sleep(0.01)
+
+
+def question(quick: bool = False) -> dict[str, float]:
+    """Seconds per epoch of the script that was asked about: 10 batches that sleep 2 s, two epochs, in process and with 4 workers."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import keras
+
+    from feeder_client import FeederSequence
+
+    pause = 0.05 if quick else QUESTION_SECONDS
+    model = keras.Sequential([keras.Input((26, 3)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile(optimizer="sgd", loss="mse")
+    model.train_on_batch(*sources.Sleep(1, 0.0)[0])
+    found = {}
+    started = time.perf_counter()
+    model.fit(in_process(keras, sources.Sleep(10, pause)), epochs=2, verbose=0)
+    found["in process"] = (time.perf_counter() - started) / 2
+    started = time.perf_counter()
+    args = {"length": 10, "seconds": pause}
+    with FeederSequence.local(f"{SOURCES}:Sleep", workers=4, args=args) as seq:
+        model.fit(seq, epochs=2, verbose=0)
+        found["feeder"] = (time.perf_counter() - started) / 2
+    return found
+
+
+def claims(found: Found) -> list[Claim]:
+    """Goal 3, and the question's script of goal 2."""
+    made = [Claim("2. the question's script: seconds per epoch with 4 workers", found.of("question", "feeder"), 5.3, " s", at_most=True)]
+    for name in BACKENDS:
+        best = "feeder, tensors" if name == "torch" else "feeder, ready"
+        base = [
+            a + b if a is not None and b is not None else None
+            for a, b in zip(found.of(name, "floor"), found.of(name, "iteration"), strict=True)
+        ]
+        made += [
+            Claim(f"3. {name}: {best} / (floor + iteration)", quotients(found.of(name, best), base), 1.2, at_most=True),
+            Claim(
+                f"3. {name}, ready: in process / feeder",
+                quotients(found.of(name, "in process, ready"), found.of(name, "feeder, ready")),
+                1.0,
+            ),
+            Claim(
+                f"3. {name}, stacked: in process / feeder",
+                quotients(found.of(name, "in process, stacked"), found.of(name, "feeder, stacked")),
+                1.0,
+            ),
+            Claim(f"3. {name}: added to the floor when batches wait", found.of(name, "added"), 0.3, " ms", at_most=True),
+        ]
+    return made
+
+
+KINDS = ("floor", "iteration", "feeder, ready", "feeder, tensors", "in process, ready", "feeder, stacked", "in process, stacked", "added")
+MEASUREMENTS = {
+    **{name: Measurement(f"fit on {name}", "benchmarks.fit:backend", {"name": name}) for name in BACKENDS},
+    "question": Measurement("the question's script", "benchmarks.fit:question"),
+}
+ROWS = [
+    *(
+        Row(f"{name}: {kind}", name, kind, "ms per batch")
+        for name in BACKENDS
+        for kind in KINDS
+        if name == "torch" or kind != "feeder, tensors"
+    ),
+    *(Row(f"the question's script: {kind}", "question", kind, "s per epoch") for kind in ("in process", "feeder")),
+]
+PROGRAM = Program(
+    "fit", __doc__ or "", MEASUREMENTS, ROWS, claims, limit=180.0, packages=("keras-feeder", "numpy", "keras", "tensorflow", "jax", "torch")
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Table]:
+    """Entry point; see the module. Returns what it shows, the goals first."""
+    return PROGRAM.main(arguments)
+
+
+if __name__ == "__main__":
+    main()
