@@ -11,6 +11,8 @@ _PURE = "many examples, and no call of the system in them"
 _SOCKETS = "it is about blocks and leases, and the case with mapped memory, which has more to it, runs"
 _WORDS = "what is said is put together without a call of the system; other cases of the same test or class run"
 
+_CHAOS = "a program of minutes with a hundred processes; each of its faults has a test of its own in tests/system, which runs"
+
 _CHECK, _RESUME, _SERVE, _STATUS = (f"tests/system/test_{name}.py::" for name in ("check", "resume", "serve_errors", "status"))
 _WRONG = _SERVE + "TestSource::test_the_wrong_thing_or_the_wrong_arguments"
 
@@ -23,6 +25,9 @@ REASONS: dict[str, str] = {
 """What can't work. Test id as pytest prints it, or its beginning up to a bracket -> why."""
 
 TO_SAVE_TIME: dict[str, str] = {
+    "tests/chaos/test_chaos.py::test_a_short_run": _CHAOS,
+    "tests/chaos/test_chaos.py::test_it_can_fail": _CHAOS,
+    "tests/chaos/test_chaos.py::test_it_notices_what_is_left_behind": _CHAOS,
     "tests/client/test_stream_window.py::test_streams_in_any_interleaving": _PURE,
     "tests/client/test_window.py::test_any_interleaving": _PURE,
     "tests/server/test_copies.py::test_an_item_does_not_depend_on_what_was_made_before": _PURE,
