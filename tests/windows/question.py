@@ -18,12 +18,10 @@ from tests.windows.stacks import STACKS, Stack, set_up_stack
 from tests.windows.wine import TIMED_OUT, Wine, windows_path
 
 HERE = Path(__file__).parent
-EPOCHS = 4
-FROZEN_SECONDS, SECONDS = 120.0, 400.0  # until it is called frozen; for what has to come to its end
+EPOCHS = 6
+FROZEN_SECONDS, SECONDS = 180.0, 900.0  # until it is called frozen; for what has to come to its end
 # Of one batch: seconds that it waits, and thousands of rounds of arithmetic, about a tenth of a second.
-KINDS: dict[str, float] = {"waiting": 0.2, "computing": 1500}
-_LOCAL = "with FeederSequence.local({}, workers=4) as train: fit(train)"
-_ARGS = '{}, args={{"kind": kind, "amount": amount}}'
+KINDS: dict[str, float] = {"waiting": 0.5, "computing": 1500}
 
 
 @dataclass(frozen=True)
@@ -92,16 +90,18 @@ class Outcome:
     """What became of it.
 
     Attributes:
-        seconds: of an epoch after the first, by kind.
+        seconds: of one of the last three epochs, by kind: by then all workers run.
         first: of the first epoch.
         wrong: what isn't as it has to be; empty: all is.
         end: how it ended, in words, where it didn't train.
+        printed: all that it printed.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     first: dict[str, float] = field(default_factory=dict)
     wrong: str = ""
     end: str = ""
+    printed: str = ""
 
 
 def script(way: Way, keras_2: bool) -> str:
@@ -114,7 +114,7 @@ def script(way: Way, keras_2: bool) -> str:
 
 def outcome(way: Way, code: int, printed: str) -> Outcome:
     """Judges what a script has printed."""
-    found = Outcome()
+    found = Outcome(printed=printed)
     for line in printed.splitlines():
         word, _, rest = line.partition(" ")
         if word == "FITTED":
@@ -124,12 +124,13 @@ def outcome(way: Way, code: int, printed: str) -> Outcome:
         elif word == "JUDGED" and rest != "true":
             found.wrong = found.wrong or "evaluate or predict gave something else"
     if tuple(found.seconds) != way.kinds or code or "\nENDED\n" not in f"\n{printed}":
-        said = [line.strip() for line in printed.splitlines() if line.strip()]
-        error = next((line for line in reversed(said) if "Error: " in line), "")
+        errors = [line.strip() for line in printed.splitlines() if "Error: " in line]
+        # What froze has an error first, and others that follow from it; what ended has the one that ended it last.
+        error = errors[0 if code == TIMED_OUT else -1] if errors else ""
         end = "freezes" if code == TIMED_OUT else f"ends with exit code {code}"
         found.end = f"{error}; {end}" if error else end
         if way.ends:
-            found.wrong = found.wrong or f"{end}:\n{printed[-2000:]}"
+            found.wrong = found.wrong or end
     return found
 
 
@@ -195,6 +196,8 @@ def ask_all(home: Path, wheel: Path, names: Sequence[str], temporary: Path, say:
                     f"{kind} {found.seconds[kind]:.2f} s per epoch, the first {found.first[kind]:.2f} s" for kind in found.seconds
                 )
                 say(f"{title}: {way.title}: {'; '.join(filter(None, (figures, found.end, found.wrong))) or 'nothing'}")
+                if found.end:
+                    say(f"it printed:\n{found.printed[-4000:]}")
                 if found.wrong:
                     failed.append(f"{title}: {way.title}")
                 if len(rows) == 1 and found.end:

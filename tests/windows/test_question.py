@@ -57,7 +57,7 @@ class TestJudging:
         assert wrong in question.outcome(NAMED, code, text).wrong
 
     def test_what_need_not_end_may_freeze(self) -> None:
-        said = "STARTED []\nTraceback ...\nTypeError: cannot pickle 'generator' object\n"
+        said = "STARTED []\nTraceback ...\nTypeError: cannot pickle 'generator' object\nOSError: [WinError 6]\n"
         found = question.outcome(WITHIN, wine.TIMED_OUT, said)
         assert found.wrong == ""
         assert found.end == "TypeError: cannot pickle 'generator' object; freezes"
