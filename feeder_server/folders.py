@@ -75,8 +75,13 @@ class Folders:
         """Remove blocks; who has one mapped keeps its content."""
         names = tuple(names)
         self.reader.forget(names)
-        # Windows removes no file that is mapped. It is tried again each time: workers that die often must not fill the disk.
-        self._doomed = {name for name in (*names, *self._doomed) if not self._unlink(name)}
+        self._doomed.update(names)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Try again what couldn't be removed: Windows removes no file that is mapped, and clients hear that it is to go only then."""
+        if self._doomed:
+            self._doomed = {name for name in self._doomed if not self._unlink(name)}
 
     def _unlink(self, name: str) -> bool:
         try:

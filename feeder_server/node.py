@@ -169,6 +169,7 @@ class Node:
             self.stop(self._drain.reason or "")
         if now >= self._next_look:
             self._next_look = now + 0.5
+            self._folders.tidy()
             snapshot = self.snapshot()
             self._reporter.look(snapshot, now)
             self._on_look(snapshot)

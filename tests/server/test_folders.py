@@ -35,8 +35,11 @@ def test_a_block_that_is_still_mapped_goes_later(folders: Folders, monkeypatch: 
         patched.setattr(Path, "unlink", unlink)
         folders.remove(folders.blocks_of(1, 1, keep=()))
         assert folders.blocks_of(1, 1, keep=()) == ("0-1-1-1",)
-    folders.remove(["0-1-2-1"])
-    assert {path.name for path in place.iterdir()} == {"alive", "nonce"}
+        folders.tidy()
+        assert folders.blocks_of(1, 1, keep=()) == ("0-1-1-1",)
+    folders.tidy()
+    assert folders.blocks_of(1, 1, keep=()) == ()
+    assert {path.name for path in place.iterdir()} == {"alive", "nonce", "0-1-2-1"}
 
 
 def test_a_block_that_is_gone_already_is_no_matter(folders: Folders) -> None:

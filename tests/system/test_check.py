@@ -11,7 +11,7 @@ import pytest
 from tests.serving import COMMAND, PATIENCE, SOURCES, Running, alive, arenas, until, workers_of
 
 DIVERGENT = Path(__file__).with_name("divergent.py")
-HANGS_SECONDS = 5.0 * PATIENCE
+HANGS_SECONDS = 8.0 * PATIENCE
 
 CODE = """
 import os, time

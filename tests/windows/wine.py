@@ -2,7 +2,7 @@
 
     cache folder            $FEEDER_WINDOWS_CACHE, or feeder-windows in the user's cache folder; never in the repository
       downloads/            what pip fetched; stays when the rest is made anew
-      Program Files ü/      python.exe, unmodified, with its Lib, DLLs and Scripts
+      Program Files ü/      python.exe, unmodified, with its Lib, DLLs and Scripts; one for the tests, more for `stacks.py`
       prefix/               Wine's Windows
       ready.json            what all of this was made from; there only when the set-up ran to its end
 
@@ -26,7 +26,7 @@ CACHE_VARIABLE = "FEEDER_WINDOWS_CACHE"
 TIMED_OUT = 124
 WINE64 = ("/usr/lib/wine/wine64", "/usr/bin/wine64")
 # Wine's gaps: the C runtime of Microsoft instead of its own, no installers for .NET and HTML, no debugger that waits for ever.
-_OVERRIDES = "mscoree=;mshtml=;ucrtbase=n,b;winedbg.exe=d"
+OVERRIDES = "mscoree=;mshtml=;ucrtbase=n,b;winedbg.exe=d"
 
 
 class Unavailable(Exception):
@@ -52,14 +52,20 @@ def windows_path(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Wine:
-    """A Windows with a Python, in `home`. Programs need `serving` around them, and whole runs `alone`."""
+    """A Windows with a Python, in `home`. Programs need `serving` around them, and whole runs `alone`.
+
+    Attributes:
+        home: the cache folder.
+        folder: where its python.exe lies, below that of the Pythons.
+    """
 
     home: Path
+    folder: str = "cp313"
 
     @property
     def python(self) -> Path:
         """The Windows python.exe."""
-        return self.home / "Program Files ü" / "cp313" / "python.exe"
+        return self.home / "Program Files ü" / self.folder / "python.exe"
 
     @property
     def prefix(self) -> Path:
@@ -71,15 +77,23 @@ class Wine:
         foreign = ("PYTHON", "PIP_", "VIRTUAL_ENV", "FEEDER_", "LD_PRELOAD", "TMPDIR", "CI")
         env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         # UTF-8, or Wine can't show names of files that hold other letters.
-        env.update(LC_ALL="C.UTF-8", WINEPREFIX=str(self.prefix), WINEDEBUG="-all", WINEDLLOVERRIDES=_OVERRIDES)
+        env.update(LC_ALL="C.UTF-8", WINEPREFIX=str(self.prefix), WINEDEBUG="-all", WINEDLLOVERRIDES=OVERRIDES)
         return {**env, **more}
 
-    def run(self, *arguments: str, seconds: float, show: Callable[[bytes], None] | None = None, **env: str) -> tuple[int, str]:
+    def run(
+        self,
+        *arguments: str,
+        seconds: float,
+        show: Callable[[bytes], None] | None = None,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> tuple[int, str]:
         """Runs python.exe with these arguments.
 
         Args:
             seconds: before it is killed, and the exit code is `TIMED_OUT`.
             show: is given what it prints, as it comes.
+            cwd: its current folder; None: this process'.
             env: added to the environment.
 
         Returns:
@@ -87,7 +101,12 @@ class Wine:
         """
         command = [wine64(), str(self.python), *arguments]
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.environment(**env)
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env=self.environment(**(env or {})),
         )
         printed = bytearray()
 
@@ -158,7 +177,7 @@ class Wine:
 
     def must(self, *arguments: str, **env: str) -> None:
         """Runs python.exe. Raises SetupFailed if it fails."""
-        code, printed = self.run(*arguments, seconds=600, show=None, **env)
+        code, printed = self.run(*arguments, seconds=600, env=env)
         if code:
             raise SetupFailed(f"python.exe {' '.join(arguments)} ended with exit code {code}:\n{printed[-3000:]}")
 
