@@ -15,11 +15,12 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from feeder_client.greeting import mechanism_at
-from feeder_client.payload import Borrowed, Bytes, Loan, Owned, Payload, small
+from feeder_client.payload import Borrowed, Broken, Bytes, Loan, Owned, Payload, small
 from feeder_wire import codec, frames
 from feeder_wire import messages as m
 from feeder_wire.arena import ArenaReader
-from feeder_wire.errors import ProtocolError, VersionMismatch
+from feeder_wire.errors import ProtocolError, UnsupportedBatch, VersionMismatch
+from feeder_wire.packing import is_packed, unpack
 from feeder_wire.security import KeyPair, secure_client
 from feeder_wire.sockets import set_limits
 
@@ -188,7 +189,7 @@ class Connection:
                 return
             for message in self._unpack(first):
                 if isinstance(message, m.Inline):
-                    yield message, Owned(message.head, small(message.data), len(message.data))
+                    yield message, _owned(message.head, small(message.data))
                 elif isinstance(message, m.Lent):
                     yield message, self._borrow(message)
                 elif isinstance(message, m.Part):
@@ -241,6 +242,11 @@ class Connection:
             raise Stale(str(e)) from None
         self._misses = 0
         self._lent.add(lent.block)
+        if is_packed(lent.head):  # it was made for us while we could not map blocks
+            try:
+                return _owned(lent.head, np.frombuffer(mapped, np.uint8, lent.nbytes))
+            finally:
+                self.loan.give_back(lent.block)
         return Borrowed(lent.head, mapped, lent.nbytes, lent.block, self.loan)
 
     def _piece(self, part: m.Part, rest: list[zmq.Frame]) -> Payload | None:
@@ -263,7 +269,7 @@ class Connection:
         if pieces.come < len(pieces.data):
             return None
         del self._pieces[key]
-        return Owned(part.head, pieces.data, part.nbytes)
+        return _owned(part.head, pieces.data)
 
     def holds(self) -> tuple[str, ...]:
         """Blocks in hand, for the next Hello. From then on the node takes all others for free."""
@@ -283,3 +289,13 @@ class Connection:
         self.monitor.close(linger=0)
         self.socket.close()
         self.welcomed = self.connected = False
+
+
+def _owned(head: bytes, data: Bytes) -> Payload:
+    """A batch whose bytes are here, and unpacked, if they were packed: in this thread, for the training has other things to do."""
+    if is_packed(head):
+        try:
+            head, data = unpack(head, data)
+        except UnsupportedBatch as e:  # this machine lacks a dtype: no fault of the connection's, and told where the batch is opened
+            return Broken(e.with_traceback(None), len(data))
+    return Owned(head, data, len(data))

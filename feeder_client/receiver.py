@@ -23,6 +23,7 @@ from feeder_client.core import Core
 from feeder_client.payload import Payload
 from feeder_wire import messages as m
 from feeder_wire.errors import AuthenticationError, FeederError, NodeUnreachable, ProtocolError, VersionMismatch, of_kind
+from feeder_wire.packing import available
 
 log = logging.getLogger("feeder.client")
 
@@ -231,7 +232,7 @@ class Receiver:
         match message:
             case m.Welcome():
                 core.connected(number)
-                connection.put(m.Open(self._session, core.options.source, connection.maps))
+                connection.put(m.Open(self._session, core.options.source, connection.maps, available()))
             case m.Opened():
                 core.opened(number, message)
             case m.Failed():

@@ -12,7 +12,16 @@ from typing import Any, NoReturn
 
 import click
 
-from feeder_server.config import DEFAULT_BIND, POLICIES, STREAM_ORDERS, ServeConfig, SourceEntry, parse_workers, resolve_workers
+from feeder_server.config import (
+    COMPRESSIONS,
+    DEFAULT_BIND,
+    POLICIES,
+    STREAM_ORDERS,
+    ServeConfig,
+    SourceEntry,
+    parse_workers,
+    resolve_workers,
+)
 from feeder_server.target import apply_args, parse_targets
 from feeder_wire.errors import (
     BatchTimeout,
@@ -186,6 +195,13 @@ def cli() -> None:
     show_default=True,
     help="How the workers' batches of a generator are mixed: as they are ready, or in turns, the same on every run.",
 )
+@click.option(
+    "--compression",
+    type=click.Choice(COMPRESSIONS),
+    default="auto",
+    show_default=True,
+    help="Pack batches for clients on other machines: where that pays for their line, never, or always.",
+)
 @click.option("--single", is_flag=True, help="Each source is run by one worker only: for streams that can't be shared out.")
 @click.option("--gpu", is_flag=True, help="Let workers see accelerators; they are hidden from them otherwise.")
 @click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="BLAS, OpenMP and OpenCV threads per worker.")
@@ -220,6 +236,7 @@ def serve(
     drain_timeout: float,
     on_divergence: str,
     stream_order: str,
+    compression: str,
     single: bool,
     gpu: bool,
     threads: int,
@@ -254,6 +271,7 @@ def serve(
         single=single,
         on_divergence=on_divergence,
         stream_order=stream_order,
+        compression=compression,
         keys=load_pair(keys_dir) if keys_dir else None,
         authorized=load_authorized(authorized_clients) if authorized_clients else frozenset(),
         insecure=insecure,

@@ -11,6 +11,7 @@ from typing import Any
 from feeder_server.target import Target
 from feeder_wire.arena import free_bytes, parents
 from feeder_wire.errors import ConfigError
+from feeder_wire.packing import METHODS, available
 from feeder_wire.security import KeyPair, check_endpoint, is_loopback
 
 DEFAULT_BIND = "tcp://127.0.0.1:5555"
@@ -23,6 +24,9 @@ AUTO = "auto"
 """In place of a number of workers: as many as are of use."""
 STREAM_ORDERS = ("ready", "fixed")
 """In which order the batches of a stream's workers come: as they are ready, or round robin, the same on every run."""
+
+COMPRESSIONS = ("auto", "off", *METHODS)
+"""Whether batches are packed for clients on other machines: where that pays for their line, never, or always with one method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class ServeConfig:
     stream_order: str = "ready"
     hedge: bool = True
     light_imports: bool = True
+    compression: str = "auto"
     drain_timeout: float = 5.0
     keys: KeyPair | None = None
     authorized: frozenset[bytes] = field(default_factory=frozenset)
@@ -86,6 +91,10 @@ class ServeConfig:
             raise ConfigError(f"--stream-order {self.stream_order!r:.80}: one of {', '.join(STREAM_ORDERS)} is needed")
         if self.autoscale and self.single:
             raise ConfigError("--workers auto with --single, which means one worker for each source: give a number of workers")
+        if self.compression not in COMPRESSIONS:
+            raise ConfigError(f"--compression {self.compression!r:.80}: one of {', '.join(COMPRESSIONS)} is needed")
+        if self.compression in METHODS and not self.methods:
+            raise ConfigError(f'--compression {self.compression} needs its library: pip install "keras-feeder[compression]"')
         if self.keys is not None and not self.authorized:
             raise ConfigError("--keys without --authorized-clients: name the folder with the public keys of the clients to let in")
         if self.authorized and self.keys is None:
@@ -95,6 +104,11 @@ class ServeConfig:
                 f"{self.bind} can be reached from other machines, and without keys anyone there could connect. Make keys with "
                 "'feeder-server keygen' and pass --keys and --authorized-clients, or say --insecure if the network is your own"
             )
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """How batches may be packed for clients on other machines, see packing.py."""
+        return tuple(method for method in available() if self.compression in ("auto", method))
 
     @property
     def memory(self) -> int:

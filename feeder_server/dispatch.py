@@ -15,7 +15,7 @@ one task is always allowed, so that a batch larger than the cap is served alone 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from feeder_server.comparing import remarks, size_of
 from feeder_server.ledger import Ledger
@@ -65,6 +65,9 @@ class Dispatch(Scheduling):
         self.made_seconds = 0.0  # that workers took, in sum
         self.awake = slots
         self.congested: Collection[bytes] = ()  # clients for which nothing is made at present, see `Gate.congested`
+        self.compression: tuple[str, ...] = ()  # how batches may be packed
+        self.forced = False  # and are, however quick the line is
+        self.lines: Mapping[bytes, int] = {}  # bytes per second to clients whose line is the limit, see line.py
         self.retried = self.given_up = 0
         self.draining = False
         self._names = {s.name: i for i, s in enumerate(sources)}
@@ -95,7 +98,7 @@ class Dispatch(Scheduling):
             session = None
         if session is None:
             session = self.sessions[message.session] = Session(message.session, source, client, message.maps)
-        session.client, session.maps, session.opened = client, message.maps, False
+        session.client, session.maps, session.unpacks, session.opened = client, message.maps, message.unpacks, False
         return out + self._answer_open(session)
 
     def ask(self, client: bytes, message: m.Ask) -> list[Action]:

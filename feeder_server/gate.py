@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +23,7 @@ from zmq.auth import Authenticator
 
 from feeder_server.backlog import Backlog
 from feeder_server.config import ServeConfig
+from feeder_server.line import Line
 from feeder_server.sparing import Sparing
 from feeder_wire import frames
 from feeder_wire import messages as m
@@ -57,6 +59,7 @@ class Peer:
     seen: float
     reads: bool = False
     backlog: Backlog = field(default_factory=Backlog)
+    line: Line = field(default_factory=Line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +234,7 @@ class Gate:
                     return False
                 raise
         # All of them, whatever pyzmq copies and then calls done: who has the block back writes it.
+        peer.line.began(time.monotonic())
         self._shipping.append(_Shipment(zmq.MessageTracker(*trackers), lent.block, client, lent.nbytes))
         return True
 
@@ -239,6 +243,10 @@ class Gate:
         done = [shipment for shipment in self._shipping if shipment.tracker.done]
         if done:
             self._shipping = [shipment for shipment in self._shipping if shipment not in done]
+            now = time.monotonic()
+            for shipment in done:
+                if (peer := self.peers.get(shipment.client)) is not None:
+                    peer.line.ended(now, shipment.nbytes)
         return [shipment.block for shipment in done]
 
     def congested(self) -> set[bytes]:
@@ -254,6 +262,10 @@ class Gate:
         for shipment in self._shipping:
             unsent[shipment.client] = unsent.get(shipment.client, 0) + shipment.nbytes
         return {client for client, nbytes in unsent.items() if nbytes > self._quota}
+
+    def lines(self, now: float) -> dict[bytes, int]:
+        """Bytes per second to those clients whose line is the limit, as far as that is known."""
+        return {client: rate for client, peer in self.peers.items() if (rate := peer.line.rate(now))}
 
     @property
     def busy(self) -> bool:

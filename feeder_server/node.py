@@ -80,6 +80,7 @@ class Node:
             config.on_divergence,
             ordered=config.stream_order == "fixed",
         )
+        self.dispatch.compression, self.dispatch.forced = config.methods, config.compression not in ("auto", "off")
         self._outcomes = Outcomes(self.dispatch)
         self._hedging = Hedging(self.dispatch, config.hedge)
         self._scaling = Scaling(self.dispatch, config.autoscale)
@@ -157,6 +158,7 @@ class Node:
         for block in self._gate.shipped():
             self._act(self.dispatch.shipped(block))
         self.dispatch.congested = self._gate.congested()
+        self.dispatch.lines = self._gate.lines(now)
         self._act(self.dispatch.assign(now))
         self._act(self._hedging.look(now))
         if self._supervisor is not None and self._fatal is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from feeder_server.comparing import Comparing
@@ -49,6 +49,9 @@ class Scheduling(Comparing):
         draining: nothing new is begun.
         awake: so many slots have a worker, the first ones; the others get nothing to do.
         congested: clients for which nothing is made at present, see `Gate.congested`.
+        compression: methods by which batches may be packed, see packing.py.
+        forced: they are, however quick the line is.
+        lines: bytes per second to clients whose line is the limit.
         hedge_at: when to call `hedge` again; None: not before something else has happened.
     """
 
@@ -57,6 +60,9 @@ class Scheduling(Comparing):
     draining: bool
     awake: int
     congested: Collection[bytes]
+    compression: tuple[str, ...]
+    forced: bool
+    lines: Mapping[bytes, int]
     _memory: int
     _jobs: int
     _under_way: int
@@ -141,7 +147,15 @@ class Scheduling(Comparing):
             self.trials.claim(session.source, key)
         self._jobs += 1
         self._under_way += source.nbytes
-        return Assign(number, w.Task(self._next_task, session.source, session.id, *key, look))
+        methods, line = self._packing(session)
+        return Assign(number, w.Task(self._next_task, session.source, session.id, *key, look, methods, line))
+
+    def _packing(self, session: Session) -> tuple[tuple[str, ...], int]:
+        """How a batch for this session may be packed, and for which line. Who maps blocks needs none of it."""
+        line = self.lines.get(session.client, 0)
+        if session.maps or not (line or self.forced):
+            return (), 0
+        return tuple(method for method in self.compression if method in session.unpacks), 0 if self.forced else line
 
     def depth(self, source: Source) -> int:
         """How many tasks of this source a worker may hold."""

@@ -105,6 +105,7 @@ class Session:
     source: int
     client: bytes
     maps: bool
+    unpacks: tuple[str, ...] = ()  # how its batches may be packed
     queue: deque[Key] = field(default_factory=deque)
     making: set[Key] = field(default_factory=set)  # under way, also where nobody wants it any more
     twice: set[Key] = field(default_factory=set)  # under way with two workers

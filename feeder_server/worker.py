@@ -29,6 +29,7 @@ from feeder_server.copies import Copies, Maker, StreamEnded
 from feeder_server.fingerprint import attributes, changed, fingerprint
 from feeder_server.inplace import Scratch
 from feeder_server.link import NodeLink
+from feeder_server.packer import Packer
 from feeder_server.regrets import describe
 from feeder_server.source import IndexedSource, StreamSource, build
 from feeder_server.target import Target
@@ -74,6 +75,7 @@ class Worker:
         if setup["light_imports"]:
             light_imports.install(self._loading)
         sharing.use(sharing.Store(setup["directories"], writer, int(setup["seed"]), int(setup["memory_bytes"])))
+        self._packer = Packer()
         self._tasks: deque[w.Task] = deque()
         self._shown: set[int] = set()  # sources of which the node has seen a batch described
         self._stopped = False
@@ -197,6 +199,7 @@ class Worker:
         for task in [t for t in self._tasks if t.copy == session]:
             self._tasks.remove(task)
             self._link.put(w.TaskEnded(task.task))  # every task is answered, or the node would believe this worker busy for ever
+        self._packer.drop(session)
         for copies in self._copies.values():
             copies.drop(session)
             if not self._tasks:
@@ -243,6 +246,12 @@ class Worker:
         self._link.put(w.Looked(task.task, leaves, text, attributes))
 
     def _report(self, task: w.Task, encoded: codec.Encoded, started: float) -> None:
+        workers = len(self._setup["sources"][task.source]["slots"])
+        made = time.perf_counter() - started
+        packed = self._packer.pack((task.source, task.copy), encoded, task.methods, task.line, made, workers)
+        if packed is not None:
+            self._report_packed(task, *packed, started)
+            return
         if encoded.nbytes <= INLINE_BYTES:
             data = bytes(encoded.to_bytes())
             self._link.put(w.Made(task.task, encoded.head, data, time.perf_counter() - started))
@@ -250,11 +259,22 @@ class Worker:
         self._take_all(0)  # blocks may have come back meanwhile
         nbytes = encoded.nbytes
         block = self._scratch.lend(encoded) or self._written(encoded)
-        seconds = time.perf_counter() - started
-        self._link.put(w.MadeBlock(task.task, encoded.head, block.name, block.size, nbytes, seconds))
+        self._lend(task, encoded.head, block, nbytes, time.perf_counter() - started)
+
+    def _lend(self, task: w.Task, head: bytes, block: Block, nbytes: int, seconds: float) -> None:
+        self._link.put(w.MadeBlock(task.task, head, block.name, block.size, nbytes, seconds))
         if self._arena.dropped:
             self._link.put(w.Dropped(tuple(self._arena.dropped)))
             self._arena.dropped.clear()
+
+    def _report_packed(self, task: w.Task, head: bytes, data: bytes, started: float) -> None:
+        if len(data) <= INLINE_BYTES:
+            self._link.put(w.Made(task.task, head, data, time.perf_counter() - started))
+            return
+        self._take_all(0)
+        block = self._arena.take(len(data))
+        block.view[: len(data)] = data
+        self._lend(task, head, block, len(data), time.perf_counter() - started)
 
     def _written(self, encoded: codec.Encoded) -> Block:
         block = self._arena.take(encoded.nbytes)

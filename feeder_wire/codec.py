@@ -39,7 +39,7 @@ from feeder_wire.errors import FeederError, ProtocolError, UnsupportedBatch
 from feeder_wire.plan import Plan, parse
 from feeder_wire.tree import ALIGNMENT, Leaf, Placed, flatten
 
-__all__ = ["ALIGNMENT", "MAX_HEAD", "Encoded", "aligned_empty", "decode", "encode", "shape_of"]
+__all__ = ["ALIGNMENT", "MAX_HEAD", "Encoded", "aligned_empty", "decode", "encode", "payload_bytes", "shape_of"]
 
 MAX_HEAD = 4 * 1024 * 1024  # what messages.py accepts as a head
 _CACHED = 2048  # heads up to this size are remembered: batches of one source have the same head, unless they carry scalars
@@ -151,6 +151,11 @@ def decode(head: bytes, payload: np.ndarray[Any, np.dtype[np.uint8]]) -> object:
         return plan.root.make(payload)
     except Exception as exc:  # what only shows while building: invalid utf-8, surrogates in a text for StringDType
         raise ProtocolError(f"a batch can't be built from what arrived: {type(exc).__name__}: {exc}") from exc
+
+
+def payload_bytes(head: bytes) -> int:
+    """How large the payload of a batch is, in bytes, as its head says. Raises as `shape_of` does."""
+    return _plan(head).nbytes
 
 
 def shape_of(head: bytes) -> list[tuple[str, str, tuple[int, ...]]]:

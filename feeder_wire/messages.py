@@ -70,17 +70,22 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Begin, or after a reconnection take up again, a session. `maps`: the client can map the node's arena."""
+    """Begin, or after a reconnection take up again, a session.
+
+    `maps`: the client can map the node's arena. `unpacks`: the methods of packing.py by which its batches may be packed.
+    """
 
     CODE: ClassVar[int] = 2
     session: bytes
     source: str
     maps: bool
+    unpacks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         fields.session(self, self.session)
         fields.text(self, self.source)
         fields.flag(self, self.maps)
+        object.__setattr__(self, "unpacks", fields.texts(self, self.unpacks, 16))
 
 
 @dataclass(frozen=True, slots=True)

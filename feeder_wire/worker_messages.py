@@ -18,7 +18,10 @@ from feeder_wire.messages import INLINE_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Make one batch. `copy` is the session whose copy of the source makes it; `look`: send a `Looked` ahead of the batch."""
+    """Make one batch. `copy` is the session whose copy of the source makes it; `look`: send a `Looked` ahead of the batch.
+
+    `methods`: what it may be packed with, if that pays for a line of so many bytes per second; `line` 0: however quick the line is.
+    """
 
     CODE: ClassVar[int] = 60
     task: int
@@ -27,11 +30,14 @@ class Task:
     epoch: int
     index: int
     look: bool = False
+    methods: tuple[str, ...] = ()
+    line: int = 0
 
     def __post_init__(self) -> None:
         fields.session(self, self.copy)
         fields.flag(self, self.look)
-        for value in (self.task, self.source, self.epoch, self.index):
+        object.__setattr__(self, "methods", fields.texts(self, self.methods, 16))
+        for value in (self.task, self.source, self.epoch, self.index, self.line):
             fields.whole(self, value)
 
 

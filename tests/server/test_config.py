@@ -93,6 +93,16 @@ def test_seconds_are_above_zero() -> None:
             serve(batch_timeout=wrong)
 
 
+def test_compression_needs_a_library_if_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "available", lambda: ("lz4",))
+    assert serve().methods == serve(compression="lz4").methods == ("lz4",)
+    assert serve(compression="off").methods == ()
+    with pytest.raises(ConfigError, match=r'--compression zstd needs its library: pip install "keras-feeder\[compression\]"'):
+        serve(compression="zstd")
+    with pytest.raises(ConfigError, match="--compression 'gzip': one of auto, off, lz4, zstd is needed"):
+        serve(compression="gzip")
+
+
 class TestKeys:
     def test_both_or_none(self) -> None:
         with pytest.raises(ConfigError, match="--keys without --authorized-clients: name the folder"):

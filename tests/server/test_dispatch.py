@@ -582,6 +582,27 @@ def sent(actions: list[Action]) -> list[m.ToClient]:
     return [a.message for a in actions if isinstance(a, Send)]
 
 
+@pytest.mark.parametrize(
+    ("maps", "unpacks", "forced", "line", "expected"),
+    [
+        (False, ("zstd", "snappy"), False, 5000, (("zstd",), 5000)),
+        (False, ("zstd", "lz4"), False, 5000, (("lz4", "zstd"), 5000)),
+        (False, ("zstd",), False, 0, ((), 0)),  # its line isn't the limit
+        (False, ("zstd",), True, 0, (("zstd",), 0)),
+        (False, ("zstd",), True, 5000, (("zstd",), 0)),
+        (False, (), False, 5000, ((), 5000)),  # it takes nothing of the kind
+        (True, ("zstd",), True, 5000, ((), 0)),  # it maps
+    ],
+)
+def test_how_a_batch_may_be_packed(maps: bool, unpacks: tuple[str, ...], forced: bool, line: int, expected: object) -> None:
+    b = Bench("indexed")
+    b.d.compression, b.d.forced, b.d.lines = ("lz4", "zstd"), forced, {a_client(0): line} if line else {}
+    b.d.open(a_client(0), m.Open(a_session(0), "0", maps, unpacks))
+    b.ask(0, 5)
+    b.assigned()
+    assert [(a.task.methods, a.task.line) for a in b.last] == [expected]
+
+
 def test_a_source_that_is_not_served() -> None:
     b = Bench("indexed", "stream")
     (answer,) = sent(b.d.open(a_client(0), m.Open(a_session(0), "valid", True)))

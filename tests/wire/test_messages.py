@@ -21,7 +21,7 @@ TEXT = "ünï 𝄞"
 
 GOOD: list[Any] = [
     m.Hello(1, ID, TEXT, (BLOCK,)),
-    m.Open(ID, TEXT, True),
+    m.Open(ID, TEXT, True, ("zstd", TEXT)),
     m.Ask(ID, 3, (0, 5, m.MAX_INDEX)),
     m.Cancel(ID, 3),
     m.Release((BLOCK, BLOCK)),
@@ -46,7 +46,7 @@ GOOD: list[Any] = [
     m.Status(TEXT),
     m.Workers(ID, 4),
     m.Verdict(ID, "parallel", TEXT, False, True, LEAVES),
-    w.Task(1, 0, ID, 2, 3, True),
+    w.Task(1, 0, ID, 2, 3, True, ("lz4",), 1 << 30),
     w.Free((BLOCK,)),
     w.Drop(ID),
     w.Retire((BLOCK,)),
