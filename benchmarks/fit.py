@@ -5,7 +5,7 @@ For each backend, one after the other in one process, on the same trivial model,
 * floor: the same batch over and over, in the form that the backend takes without a copy;
 * in process: Keras' own PyDataset, made by the training process (ready in memory; stacked from 64 pictures);
 * feeder: the same sources, two workers; and with a window that was filled before the pass began; on torch also as a DataLoader of
-  `as_torch_dataset()`, whose tensors Keras takes without a copy;
+  `as_torch_dataset()`, whose tensors Keras takes without a copy (the window that is filled is read so there, too);
 * iteration: ``for batch in seq``, without Keras.
 
 And the script of the question that started this project: batches that sleep 2 s, 10 of them per epoch, 2 epochs, 4 workers.
@@ -81,10 +81,8 @@ def backend(name: str, quick: bool = False) -> dict[str, float]:
         with _sequence(kind.__name__, ENDLESS) as seq:
             found[f"feeder, {title}"] = trainer.per_batch(seq, steps)
     if name == "torch":
-        from torch.utils.data import DataLoader
-
         with _sequence("Big", ENDLESS) as seq:
-            found["feeder, tensors"] = trainer.per_batch(DataLoader(seq.as_torch_dataset(), batch_size=None), steps)
+            found["feeder, tensors"] = trainer.per_batch(_tensors(seq), steps)
     with _sequence("Big", ENDLESS) as seq:
         found["iteration"] = iteration(seq, steps)
     found["added"] = filled(trainer, name, 6 if quick else FILLED)
@@ -145,6 +143,13 @@ def _sequence(source: str, length: int, **options: Any) -> Any:
     return FeederSequence.local(f"{SOURCES}:{source}", workers=2, args={"length": length}, **options)
 
 
+def _tensors(seq: Any) -> Any:
+    """What Keras on torch takes without a copy."""
+    from torch.utils.data import DataLoader
+
+    return DataLoader(seq.as_torch_dataset(), batch_size=None)
+
+
 def iteration(seq: Any, steps: int) -> float:
     """Milliseconds per batch of ``for batch in seq``."""
     started = 0.0
@@ -161,7 +166,7 @@ def filled(trainer: Trainer, name: str, length: int) -> float:
     room = {"memory": "2GiB"}
     with _sequence("Big", length, prefetch=length, lookahead=False, memory="2GiB", server=room) as seq:
         _until(lambda: seq.stats().stored >= length, seq)
-        waiting = _median_gap(trainer.ends(seq, length))
+        waiting = _median_gap(trainer.ends(_tensors(seq) if name == "torch" else seq, length))
     return waiting - _median_gap(trainer.ends(floor(name, length), length))
 
 
