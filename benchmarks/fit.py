@@ -218,8 +218,8 @@ def claims(found: Found) -> list[Claim]:
         made += [
             Claim(f"3. {name}: {best} / (floor + iteration)", quotients(found.of(name, best), base), 1.2, at_most=True),
             Claim(
-                f"3. {name}, ready: in process / feeder",
-                quotients(found.of(name, "in process, ready"), found.of(name, "feeder, ready")),
+                f"3. {name}, ready: in process / {best}",
+                quotients(found.of(name, "in process, ready"), found.of(name, best)),
                 1.0,
             ),
             Claim(
