@@ -352,7 +352,10 @@ class _Already(Loader):
 
 def _become(borrowed: type, real: type) -> None:
     """Let a borrowed class be the real one, as far as those who derive from it can tell."""
-    borrowed.__bases__ = (real,)
+    try:
+        borrowed.__bases__ = (real,)
+    except TypeError:  # the real one is built otherwise than a class of Python: then the borrowed one has to do
+        return
     for name in list(vars(borrowed)):
         if name not in ("__dict__", "__weakref__", "__module__", "__doc__", "__qualname__"):
             try:
