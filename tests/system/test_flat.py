@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ def held_by(process: Any) -> Held:
     """Descriptors, or handles on Windows. Memory without files: blocks are counted by their folder."""
     count = process.num_handles() if hasattr(process, "num_handles") else process.num_fds()
     memory = process.memory_info()
-    maps = Path(f"/proc/{process.pid}/maps")
-    lines = maps.read_text(errors="replace").count("\n") if maps.exists() else 0
+    lines = 0
+    if sys.platform == "linux":
+        lines = Path(f"/proc/{process.pid}/maps").read_text(errors="replace").count("\n")
     return Held(memory.rss - getattr(memory, "shared", 0), count, lines, process.num_threads())
 
 
