@@ -1,4 +1,4 @@
-"""The figures of `compare` as bars: one panel for each workload, the fastest on top, on a logarithmic axis."""
+"""The figures of `compare` as bars: one panel for each workload, the fastest on top; on a logarithmic axis where they lie far apart."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from benchmarks.peers import PEERS
 from benchmarks.report import figure, median
 
 FEEDER, PEER, FLOOR = "#1f77b4", "#b0b0b0", "#e0c080"
+WIDE = 20
+"""So many times as fast as the slowest is too much for a linear axis."""
 
 
 def draw(outcomes: Mapping[str, Sequence[Outcome]], file: Path, about: Sequence[str]) -> str:
@@ -21,7 +23,7 @@ def draw(outcomes: Mapping[str, Sequence[Outcome]], file: Path, about: Sequence[
     import matplotlib
 
     matplotlib.use("agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     panels = {work: bars for work in WORKS if (bars := _bars(outcomes, work))}
     if not panels:
@@ -36,12 +38,15 @@ def draw(outcomes: Mapping[str, Sequence[Outcome]], file: Path, about: Sequence[
         axis.barh(range(len(bars)), rates, color=[colour for _, _, colour in bars])
         axis.set_yticks(range(len(bars)), names, fontsize=8)
         axis.invert_yaxis()
-        axis.set_xscale("log")
-        axis.set_xlim(min(rates) / 2, max(rates) * 2.5)
-        axis.tick_params(axis="x", labelsize=7)
-        axis.set_title(f"{work}: {WORKS[work].title}", fontsize=9, loc="left")
+        far = max(rates) > WIDE * min(rates)
+        axis.set_xscale("log" if far else "linear")
+        axis.set_xlim(*((min(rates) / 2, max(rates) * 2.5) if far else (0, max(rates) * 1.12)))
+        axis.tick_params(axis="x", which="both", labelsize=7)
+        if far:
+            axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axis.set_title(f"{work}: {WORKS[work].title}{' (logarithmic)' if far else ''}", fontsize=9, loc="left")
         for at, rate in enumerate(rates):
-            axis.text(rate * 1.05, at, figure(rate), va="center", fontsize=8)
+            axis.annotate(figure(rate), (rate, at), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     axes[-1, 0].set_xlabel(f"batches per second, median of the rounds. {about[0] if about else ''}", fontsize=7)

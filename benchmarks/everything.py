@@ -1,7 +1,7 @@
 """All tables of README.md in one run, on a machine that does nothing else: ``python -m benchmarks everything [--rounds N] [--out FOLDER]``.
 
-Each program writes its report into the folder (``compare.md``, ``fit.md``, ...), and the goals of all of them are put together in
-``goals.md`` and between the two marks in README.md.
+Each program writes its report into the folder (``compare.md``, ``fit.md``, ...). The goals of all reports that are there are put together
+in ``goals.md`` and between the two marks in README.md, so one program may be run again by itself: ``--only fit``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import importlib
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.measuring import at_least_one, tell
@@ -21,10 +21,21 @@ README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- goals: written by python -m benchmarks everything -->", "<!-- end of goals -->"
 
 
-def goals(tables: Iterable[Table]) -> Table:
-    """Those that have a number, in its order; each once."""
-    rows = {row[0]: row for table in tables for row in table.rows if re.match(r"\d\. ", row[0]) and row[2]}
-    return Table(("goal", "measured", "goal is", "holds"), sorted(rows.values(), key=lambda row: int(row[0][0])))
+def goals(folder: Path) -> tuple[Table, list[str]]:
+    """Those that have a number, in its order, out of the reports that are in `folder`; and of each report how it was made."""
+    rows: dict[str, tuple[str, ...]] = {}
+    made = []
+    for name in PROGRAMS:
+        file = folder / f"{name}.md"
+        if not file.exists():
+            continue
+        lines = file.read_text(encoding="utf-8").splitlines()
+        made.append(", ".join([lines[0], *(line[2:] for line in lines if line.startswith(("* commit", "* load")))]))
+        for line in lines:
+            cells = tuple(line.strip("| ").split(" | "))
+            if re.match(r"\| \d\. ", line) and len(cells) == 4:
+                rows[cells[0]] = cells
+    return Table(("goal", "measured", "goal is", "holds"), sorted(rows.values(), key=lambda row: int(row[0][0]))), made
 
 
 def spliced(text: str, made: str) -> str:
@@ -51,15 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not set(names) <= set(PROGRAMS):
         parser.error(f"--only: there are {', '.join(PROGRAMS)}")
     options.out.mkdir(parents=True, exist_ok=True)
-    about = machine()
-    found: list[Table] = []
     for name in names:
         tell(f"== {name}")
         program = importlib.import_module(f"benchmarks.{name}")
         asked = ["--rounds", str(options.rounds), "--markdown", str(options.out / f"{name}.md"), *(["--quick"] if options.quick else [])]
-        found += program.main(asked)
-    only = "" if names == list(PROGRAMS) else f" --only {options.only}"
-    text = markdown([goals(found)], about, f"python -m benchmarks everything --rounds {1 if options.quick else options.rounds}{only}")
+        program.main(asked)
+    table, made = goals(options.out)
+    text = markdown([table], [*machine()[:2], *made], f"python -m benchmarks everything --rounds {options.rounds}")
     (options.out / "goals.md").write_text(text, encoding="utf-8")
     options.readme.write_text(spliced(options.readme.read_text(encoding="utf-8"), text), encoding="utf-8")
     print(text, file=sys.stdout)

@@ -91,8 +91,8 @@ def claims(found: Found) -> list[Claim]:
 
 
 MEASUREMENTS = {
-    **{f"workers-{n}": Measurement(f"one node, {n} workers", "benchmarks.scale:workers", {"count": n}) for n in WORKERS},
-    **{f"nodes-{n}": Measurement(f"{n} nodes of one worker", "benchmarks.scale:nodes", {"count": n}) for n in NODES},
+    **{f"workers-{n}": Measurement(f"one node, {n} worker{'s' * (n > 1)}", "benchmarks.scale:workers", {"count": n}) for n in WORKERS},
+    **{f"nodes-{n}": Measurement(f"{n} node{'s' * (n > 1)} of one worker", "benchmarks.scale:nodes", {"count": n}) for n in NODES},
 }
 ROWS = [
     Row(f"{asked.title}: {title}", name, figure, unit)

@@ -371,15 +371,16 @@ class TestSmallRuns:
 
 
 class TestEverything:
-    def test_the_goals_of_all_programs_are_one_table(self) -> None:
-        found = [
-            claims_table(
-                [Claim("7. x", [1.0], 2.0), Claim("1. y", [None], 2.0), Claim("1. no goal", [1.0]), Claim("of no number", [1.0], 1.0)]
-            ),
-            claims_table([Claim("3. z", [3.0], 2.0), Claim("7. x", [5.0], 2.0)]),
-        ]
-        assert [row[0] for row in everything.goals(found).rows] == ["1. y", "3. z", "7. x"]
-        assert everything.goals(found).rows[2][1] == "5 x"
+    def test_the_goals_of_all_reports_are_one_table(self, tmp_path: Path) -> None:
+        first = [Claim("7. x", [1.0], 2.0), Claim("1. y", [None], 2.0), Claim("1. no goal", [1.0]), Claim("of no number", [1.0], 1.0)]
+        second = [Claim("3. z", [3.0], 2.0), Claim("7. x", [5.0], 2.0)]
+        for name, made in (("compare", first), ("memory", second), ("quick", [Claim("2. of another program", [1.0], 1.0)])):
+            text = markdown([claims_table(made)], ["a machine", f"commit of {name}", "load 5"], f"a command for {name}")
+            (tmp_path / f"{name}.md").write_text(text, encoding="utf-8")
+        table, how = everything.goals(tmp_path)
+        assert [row[0] for row in table.rows] == ["1. y", "3. z", "7. x"]
+        assert table.rows[0][1:] == ("absent", "at least 2 x", "not measured") and table.rows[2][1] == "5 x"
+        assert how == ["`a command for compare`, commit of compare, load 5", "`a command for memory`, commit of memory, load 5"]
 
     def test_they_go_between_the_marks(self) -> None:
         text = f"before\n{everything.BEGIN}\nold\n{everything.END}\nafter\n"
@@ -395,7 +396,9 @@ class TestEverything:
 
             def pretend(arguments: list[str], name: str = name) -> list[Table]:
                 asked[name] = arguments
-                return [claims_table([Claim(f"{len(asked)}. of {name}", [1.0], 2.0)])]
+                table = claims_table([Claim(f"{len(asked)}. of {name}", [1.0], 2.0)])
+                Path(arguments[3]).write_text(markdown([table], [], name), encoding="utf-8")
+                return [table]
 
             monkeypatch.setattr(f"benchmarks.{name}.main", pretend)
         readme = tmp_path / "README.md"
