@@ -51,6 +51,7 @@ class FakeProcess:
         self.stdout = os.fdopen(reading, "rb")
         self._output = os.fdopen(writing, "wb", 0)
         self.stdin = Stdin()
+        self._handle = 0  # on Windows: of no process, so the system doesn't put it into a job
         self.returncode: int | None = None
         self.killed = False
         self._ended = threading.Event()

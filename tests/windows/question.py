@@ -120,7 +120,8 @@ def outcome(way: Way, code: int, printed: str) -> Outcome:
         if word == "FITTED":
             kind, first, seconds, seen = json.loads(rest)
             found.first[kind], found.seconds[kind] = first, seconds
-            found.wrong = found.wrong or wrong_batches(way, seen)
+            if way in FEEDER:  # Keras' own affair: on JAX its threads repeat a batch in the first epoch and leave one out
+                found.wrong = found.wrong or wrong_batches(way, seen)
         elif word == "JUDGED" and rest != "true":
             found.wrong = found.wrong or "evaluate or predict gave something else"
     if tuple(found.seconds) != way.kinds or code or "\nENDED\n" not in f"\n{printed}":
