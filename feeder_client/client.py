@@ -121,8 +121,8 @@ class FeederClient:
                 waits for data and they help, see docs/operations.md.
             args: arguments for a target's class or function: numbers, texts, booleans, lists and dicts of those.
             seed: of everything random in the source.
-            server: options of the server: ``threads``, ``gpu``, ``max_retries``, ``batch_timeout``, ``hedge``, ``memory``,
-                ``single``, ``on_divergence``, ``stream_order``.
+            server: options of the server: ``threads``, ``gpu``, ``max_retries``, ``batch_timeout``, ``hedge``, ``light_imports``,
+                ``memory``, ``single``, ``on_divergence``, ``stream_order``.
             options: as for the constructor.
 
         Raises:

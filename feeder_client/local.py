@@ -31,6 +31,7 @@ from feeder_wire.arena import PrivateDirectory, parents, sweep
 from feeder_wire.errors import ConfigError, FeederError, NodeUnreachable, of_kind
 from feeder_wire.parcel import pack
 from feeder_wire.security import KeyPair
+from feeder_wire.words import AUTO
 
 log = logging.getLogger("feeder.client")
 
@@ -38,7 +39,6 @@ _PACKAGES = str(Path(__file__).resolve().parent.parent)
 # See feeder_server/supervisor.py.
 _PATH = f"import sys; sys.path[:] = [*filter(None, sys.path), {_PACKAGES!r}]"
 _BOOT = f"{_PATH}; from feeder_server.private import main; sys.exit(main())"
-AUTO = "auto"
 STOP_SECONDS = 8.0
 START_SECONDS = 60.0
 

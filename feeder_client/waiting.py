@@ -23,11 +23,10 @@ from feeder_client.stats import Counters
 from feeder_client.stock import Stock, StreamStock
 from feeder_client.window import Credits
 from feeder_wire.errors import BatchTimeout, ClosedError, FeederError
+from feeder_wire.words import SINGLE
 
 log = logging.getLogger("feeder.client")
 
-SINGLE = "single"
-"""What a node says of a source that only one of its workers may serve; a word of feeder_server/probe.py."""
 SLICE = 0.2
 """Longest single wait: on Windows Ctrl-C is not seen inside one."""
 

@@ -13,6 +13,7 @@ from feeder_wire.arena import free_bytes, parents
 from feeder_wire.errors import ConfigError
 from feeder_wire.packing import METHODS, available
 from feeder_wire.security import KeyPair, check_endpoint, is_loopback
+from feeder_wire.words import AUTO
 
 DEFAULT_BIND = "tcp://127.0.0.1:5555"
 DEFAULT_MEMORY = 1 << 30
@@ -20,8 +21,6 @@ MAX_WORKERS = 4096
 MOST_SECONDS = 30 * 86400.0
 POLICIES = ("single", "parallel", "error")
 """What to do with a source whose copies disagree, see probe.py."""
-AUTO = "auto"
-"""In place of a number of workers: as many as are of use."""
 STREAM_ORDERS = ("ready", "fixed")
 """In which order the batches of a stream's workers come: as they are ready, or round robin, the same on every run."""
 

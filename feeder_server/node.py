@@ -33,6 +33,7 @@ from feeder_server.worker_setup import setup_of
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
 from feeder_wire.errors import DivergentSource, FeederError, ProtocolError, WorkerCrashed, rebuild
+from feeder_wire.packing import METHODS
 
 log = logging.getLogger("feeder.node")
 
@@ -80,7 +81,7 @@ class Node:
             config.on_divergence,
             ordered=config.stream_order == "fixed",
         )
-        self.dispatch.compression, self.dispatch.forced = config.methods, config.compression not in ("auto", "off")
+        self.dispatch.compression, self.dispatch.forced = config.methods, config.compression in METHODS
         self._outcomes = Outcomes(self.dispatch)
         self._hedging = Hedging(self.dispatch, config.hedge)
         self._scaling = Scaling(self.dispatch, config.autoscale)
@@ -105,8 +106,9 @@ class Node:
         config = self._config
         # A batch that kills its worker has a budget of its own, which must be used up before this one is.
         budget = max(MAX_CRASHES, config.max_retries + 3)  # it may have died once more when copies were compared
-        how: dict[str, Any] = {"threads": config.threads, "gpu": config.gpu, "max_crashes": budget, "awake": self.dispatch.awake}
-        self._supervisor = Supervisor(config.workers, self._setup, **how)
+        self._supervisor = Supervisor(
+            config.workers, self._setup, threads=config.threads, gpu=config.gpu, max_crashes=budget, awake=self.dispatch.awake
+        )
         self._poller = zmq.Poller()
         for socket in (*self._gate.sockets, self._crew.socket):
             self._poller.register(socket, zmq.POLLIN)
@@ -169,6 +171,12 @@ class Node:
         self._gate.flush()
         if self._drain.done(self.dispatch, self._gate, now):
             self.stop(self._drain.reason or "")
+        self._tell_how_it_goes(now)
+        if self._fatal is not None:
+            raise self._fatal
+
+    def _tell_how_it_goes(self, now: float) -> None:
+        """To those who look on, and to clients that wait; and what else is due only now and then."""
         if now >= self._next_look:
             self._next_look = now + 0.5
             self._folders.tidy()
@@ -179,8 +187,6 @@ class Node:
             self._next_progress = now + PROGRESS_SECONDS
             self._act(progress(self.dispatch, now))
             self._gate.knock(now)
-        if self._fatal is not None:
-            raise self._fatal
 
     def close(self) -> None:
         """Tell the clients, stop the workers, leave nothing behind. Takes at most a few seconds."""

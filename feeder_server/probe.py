@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from feeder_wire.leaves import Leaf, compare, listed
+from feeder_wire.words import SINGLE as SINGLE
 
 PARALLEL = "parallel"
 NOT_REPRODUCIBLE = "not reproducible"
 WARMED = "warmed"
-SINGLE = "single"
 DIVERGENT = "divergent"
 UNVERIFIED = "unverified"
 ALONE = "one worker"

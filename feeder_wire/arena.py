@@ -320,6 +320,7 @@ class ArenaWriter:
 
 
 def map_new(path: Path, size: int) -> mmap.mmap:
+    """Make a file of `size` bytes that has its room already, and map it. Raises OSError, and leaves nothing, where it can't."""
     fd = os.open(path, _CREATE, 0o600)
     try:
         # Reserve the pages now: running over a full tmpfs later is a SIGBUS, not an exception.

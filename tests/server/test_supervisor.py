@@ -523,25 +523,27 @@ class TestHowMany:
         on.poll(102.0)
         assert setup_of(on.running(1)[1]) == {"slot": 1, "generation": 2}
 
+    def leaving(self, on: Stage) -> FakeProcess:
+        """The only worker of a stage; it has just been told that it isn't needed."""
+        on.poll(0.0)
+        process = on.running(1)[0]
+        on.supervisor.wake(0, 0.0)
+        assert on.supervisor.let_go(0, 0.0, told=True)
+        return process
+
     def test_one_that_does_not_go_is_killed(self, stage: Callable[..., Stage]) -> None:
         on = stage(1)
-        on.poll(0.0)
-        running = on.running(1)
-        on.supervisor.wake(0, 0.0)
-        on.supervisor.let_go(0, 0.0, told=True)
+        process = self.leaving(on)
         assert on.poll(supervisor_module.LEAVE_SECONDS) == []
-        assert not running[0].killed
+        assert not process.killed
         assert [lost.slot for lost in on.poll(supervisor_module.LEAVE_SECONDS + 1)] == [0]
-        assert running[0].killed
+        assert process.killed
 
     def test_one_that_is_wanted_again_while_it_goes(self, stage: Callable[..., Stage]) -> None:
         on = stage(1)
-        on.poll(0.0)
-        running = on.running(1)
-        on.supervisor.wake(0, 0.0)
-        on.supervisor.let_go(0, 0.0, told=True)
+        process = self.leaving(on)
         on.supervisor.wake(1, 0.1)
-        running[0].end(0)
+        process.end(0)
         assert len(on.poll(1.0)) == 1
         on.poll(1.0)
         assert setup_of(on.running(1)[0])["generation"] == 2

@@ -8,22 +8,10 @@ from typing import Any
 import numpy as np
 
 import feeder_server
-from tests.sources import pattern
+from tests.sources import lies_in, pattern
 
 Array = np.ndarray[Any, Any]
 SHAPE = (64, 1024)
-
-
-def lies_in(array: Array) -> str:
-    """The file that is mapped where `array` lies; Linux only."""
-    address = array.__array_interface__["data"][0]
-    with open("/proc/self/maps") as maps:
-        for line in maps:
-            span, *_, path = line.rstrip("\n").split(" ")
-            first, last = (int(edge, 16) for edge in span.split("-"))
-            if first <= address < last:
-                return path
-    return ""
 
 
 class InPlace:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,23 +11,11 @@ from typing import Any
 import numpy as np
 
 import feeder_server
+from tests.sources import lies_in
 
 Array = np.ndarray[Any, Any]
 ROWS, ROW = 64, 1 << 16
 RNG = np.random.default_rng()
-
-
-def lies_in(array: Array) -> str:
-    """The file that is mapped where `array` lies; empty where only Linux could tell."""
-    address = array.__array_interface__["data"][0]
-    if sys.platform == "linux":
-        with open("/proc/self/maps") as maps:
-            for line in maps:
-                span, *_, path = line.rstrip("\n").split(" ")
-                first, last = (int(edge, 16) for edge in span.split("-"))
-                if first <= address < last:
-                    return path
-    return ""
 
 
 def note(folder: str, text: str) -> None:
