@@ -43,7 +43,7 @@ class NodeLink:
         """All messages that are there; waits at most `seconds` for the first."""
         found: list[w.ToWorker] = []
         with self._lock:
-            if not self._socket.poll(int(seconds * 1000)):
+            if seconds and not self._socket.poll(int(seconds * 1000)):
                 return found
             while True:
                 try:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, BinaryIO
 
-from feeder_server import failure, inplace, light_imports, sample, sharing
+from feeder_server import entropy, failure, inplace, light_imports, sample, sharing
 from feeder_server.bond import die_with_parent
 from feeder_server.code_version import code_version
 from feeder_server.copies import Copies, Maker, StreamEnded
@@ -45,6 +45,7 @@ log = logging.getLogger("feeder.worker")
 
 IDLE_SECONDS = 1.0  # how often an idle worker looks up
 LOAD_FAILED = 3  # exit code, as of the server itself
+TAKE_SECONDS = 0.001  # how often a worker that has something to do looks whether there is news; asking takes as long as a small batch
 FLUSH_SECONDS = 0.001  # a batch that took longer is reported at once
 LOOK_UP_SECONDS = 0.25  # how often a worker that replays epochs looks whether they are still wanted
 
@@ -81,7 +82,7 @@ class Worker:
         self._stopped = False
         self._making: bytes | None = None  # the session for which something is made now
         self._heard: list[w.ToWorker] = []  # while something was made, and not acted upon yet
-        self._next_look = 0.0
+        self._next_look = self._next_take = 0.0
 
     def run(self) -> int:
         """Load the sources, then work until told to stop. Returns the exit code."""
@@ -133,10 +134,13 @@ class Worker:
         return code_version(Target.from_json(target)) if target else b""
 
     def _step(self) -> None:
-        wait = 0.0 if self._tasks else IDLE_SECONDS
-        if wait:
+        started = time.perf_counter()
+        if not self._tasks:
             self._link.flush()
-        self._take_all(wait)
+            self._take_all(IDLE_SECONDS)
+        elif self._heard or started >= self._next_take:
+            self._next_take = started + TAKE_SECONDS
+            self._take_all(0.0)
         if self._tasks and not self._stopped:
             started = time.perf_counter()
             task = self._tasks.popleft()
@@ -327,6 +331,7 @@ def main() -> None:
     if not line:
         return
     watch(pipe)
+    entropy.stay()
     code = Worker(json.loads(line)).run()
     sys.stdout.flush()
     sys.stderr.flush()

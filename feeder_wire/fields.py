@@ -42,6 +42,13 @@ def whole(message: object, value: object, high: int = MAX_INDEX, low: int = 0) -
         fail(message, f"{shown(value)} is not a whole number from {low} to {high}")
 
 
+def wholes(message: object, *values: object) -> None:
+    """Whole numbers. One call for all that a message has of them, for some messages come thousands of times a second."""
+    for value in values:
+        if type(value) is not int or not 0 <= value <= MAX_INDEX:
+            whole(message, value)
+
+
 def text(message: object, *values: object) -> None:
     """Texts."""
     for value in values:

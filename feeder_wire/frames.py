@@ -10,8 +10,9 @@ fields, and whatever does not fit is a `ProtocolError`, never another exception.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, fields
+from operator import attrgetter
 from typing import Any
 
 import msgpack
@@ -39,13 +40,18 @@ _TO_WORKER = (w.Task, w.Free, w.Drop, w.Retire, w.Mode, w.Stop)
 _FROM_WORKER = (w.Joined, w.Loaded, w.LoadFailed, w.Made, w.MadeBlock, w.TaskFailed, w.TaskEnded, w.Dropped, w.Looked)
 
 Registry = Mapping[int, type[Any]]
+def _row_of(message: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
+    names = tuple(field.name for field in fields(message))
+    return attrgetter("CODE", *names) if names else lambda x: (x.CODE,)  # of one name attrgetter makes no tuple
+
+
 # Each end knows only what it may receive: a client that sends a node's message is a protocol error, not a surprise.
 TO_NODE: Registry = {c.CODE: c for c in _CLIENT_SIDE}
 TO_CLIENT: Registry = {c.CODE: c for c in _NODE_SIDE}
 TO_WORKER: Registry = {c.CODE: c for c in _TO_WORKER}
 FROM_WORKER: Registry = {c.CODE: c for c in _FROM_WORKER}
-_NAMES: dict[type[Any], tuple[str, ...]] = {
-    c: tuple(f.name for f in fields(c)) for c in (*_CLIENT_SIDE, *_NODE_SIDE, *_TO_WORKER, *_FROM_WORKER)
+_ROWS: dict[type[Any], Callable[[Any], tuple[Any, ...]]] = {
+    c: _row_of(c) for c in (*_CLIENT_SIDE, *_NODE_SIDE, *_TO_WORKER, *_FROM_WORKER)
 }
 
 
@@ -57,7 +63,7 @@ def _default(value: object) -> object:
 
 def pack(batch: Iterable[Any]) -> bytes:
     """Put messages into one first frame, in order. Safe to call from any thread."""
-    rows = [[x.CODE, *(getattr(x, name) for name in _NAMES[type(x)])] for x in batch]
+    rows = [_ROWS[type(x)](x) for x in batch]
     # Lone surrogates come from file names that are no text; a peer can read everything else as it was.
     return msgpack.packb(rows, default=_default, unicode_errors="backslashreplace")  # type: ignore[no-any-return]
 

@@ -239,8 +239,7 @@ class Inline:
 
     def __post_init__(self) -> None:
         fields.session(self, self.session)
-        fields.whole(self, self.epoch)
-        fields.whole(self, self.index)
+        fields.wholes(self, self.epoch, self.index)
         fields.blob(self, self.head, MAX_HEAD)
         fields.blob(self, self.data, INLINE_BYTES)
         fields.seconds(self, self.seconds)
@@ -262,8 +261,7 @@ class Lent:
 
     def __post_init__(self) -> None:
         fields.session(self, self.session)
-        fields.whole(self, self.epoch)
-        fields.whole(self, self.index)
+        fields.wholes(self, self.epoch, self.index)
         fields.blob(self, self.head, MAX_HEAD)
         fields.block(self, self.block, self.size, self.nbytes)
         fields.seconds(self, self.seconds)
@@ -287,8 +285,7 @@ class Part:
 
     def __post_init__(self) -> None:
         fields.session(self, self.session)
-        fields.whole(self, self.epoch)
-        fields.whole(self, self.index)
+        fields.wholes(self, self.epoch, self.index)
         fields.blob(self, self.head, MAX_HEAD)
         fields.whole(self, self.nbytes, MAX_BATCH_BYTES)
         fields.whole(self, self.offset, self.nbytes)
@@ -307,8 +304,7 @@ class Failed:
 
     def __post_init__(self) -> None:
         fields.session(self, self.session)
-        fields.whole(self, self.epoch)
-        fields.whole(self, self.index)
+        fields.wholes(self, self.epoch, self.index)
         object.__setattr__(self, "error", fields.error(self, self.error))
 
 
@@ -323,8 +319,7 @@ class Ended:
 
     def __post_init__(self) -> None:
         fields.session(self, self.session)
-        fields.whole(self, self.epoch)
-        fields.whole(self, self.index)
+        fields.wholes(self, self.epoch, self.index)
 
 
 @dataclass(frozen=True, slots=True)

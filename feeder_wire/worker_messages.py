@@ -36,9 +36,9 @@ class Task:
     def __post_init__(self) -> None:
         fields.session(self, self.copy)
         fields.flag(self, self.look)
-        object.__setattr__(self, "methods", fields.texts(self, self.methods, 16))
-        for value in (self.task, self.source, self.epoch, self.index, self.line):
-            fields.whole(self, value)
+        if self.methods or type(self.methods) is not tuple:
+            object.__setattr__(self, "methods", fields.texts(self, self.methods, 16))
+        fields.wholes(self, self.task, self.source, self.epoch, self.index, self.line)
 
 
 @dataclass(frozen=True, slots=True)
