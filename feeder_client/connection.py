@@ -81,6 +81,7 @@ class Connection:
     loan: Loan | None = None
     welcomed: bool = False
     connected: bool = False
+    near: bool = False  # to a node on this host
     maps: bool = False
     given_up: bool = False
     """After some failures of the handshake libzmq doesn't try again: a new socket has to."""
@@ -221,7 +222,8 @@ class Connection:
         if self.loan is None or welcome.nonce != self._nonce:
             # Another node, or the same one restarted: block names begin anew, and what is still held belongs to the old one.
             reader = ArenaReader(welcome.directories)
-            self.maps = self.allow_map and reader.same_host(welcome.nonce)
+            self.near = reader.same_host(welcome.nonce)
+            self.maps = self.allow_map and self.near
             self.loan = Loan(reader, welcome.lend_bytes, self.wake)
             self._lent.clear()
             self._nonce = welcome.nonce

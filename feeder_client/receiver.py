@@ -232,7 +232,7 @@ class Receiver:
         match message:
             case m.Welcome():
                 core.connected(number)
-                connection.put(m.Open(self._session, core.options.source, connection.maps, available()))
+                connection.put(m.Open(self._session, core.options.source, connection.maps, available(), connection.near))
             case m.Opened():
                 core.opened(number, message)
             case m.Failed():

@@ -98,7 +98,8 @@ class Dispatch(Scheduling):
             session = None
         if session is None:
             session = self.sessions[message.session] = Session(message.session, source, client, message.maps)
-        session.client, session.maps, session.unpacks, session.opened = client, message.maps, message.unpacks, False
+        session.client, session.maps, session.opened = client, message.maps, False
+        session.unpacks, session.near = message.unpacks, message.near
         return out + self._answer_open(session)
 
     def ask(self, client: bytes, message: m.Ask) -> list[Action]:

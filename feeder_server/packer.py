@@ -20,7 +20,7 @@ log = logging.getLogger("feeder.worker")
 
 SAMPLE_EVERY = 256
 """Batches after which it is looked again: data change, and so do lines."""
-WORTH = 0.9
+WORTH = 0.8
 """The interval has to become shorter than this times what it was. Less is noise, and not worth the cores."""
 UNPACKING = 0.5
 """Of the time that packing takes; measured, lz4 and zstd on arrays: 0.1 to 0.5."""

@@ -152,7 +152,8 @@ class Scheduling(Comparing):
 
     def _packing(self, session: Session) -> tuple[tuple[str, ...], int]:
         """How a batch for this session may be packed, and for which line. Who maps blocks needs none of it."""
-        line = self.lines.get(session.client, 0)
+        # On one host what looks like a slow line is a busy one: the socket waits for a core, and packing takes one more.
+        line = 0 if session.near else self.lines.get(session.client, 0)
         if session.maps or not (line or self.forced):
             return (), 0
         return tuple(method for method in self.compression if method in session.unpacks), 0 if self.forced else line

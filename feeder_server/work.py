@@ -106,6 +106,7 @@ class Session:
     client: bytes
     maps: bool
     unpacks: tuple[str, ...] = ()  # how its batches may be packed
+    near: bool = False  # no line lies between
     queue: deque[Key] = field(default_factory=deque)
     making: set[Key] = field(default_factory=set)  # under way, also where nobody wants it any more
     twice: set[Key] = field(default_factory=set)  # under way with two workers

@@ -73,6 +73,7 @@ class Open:
     """Begin, or after a reconnection take up again, a session.
 
     `maps`: the client can map the node's arena. `unpacks`: the methods of packing.py by which its batches may be packed.
+    `near`: it is on the node's own host all the same, so that there is no line between them that could be slow.
     """
 
     CODE: ClassVar[int] = 2
@@ -80,11 +81,13 @@ class Open:
     source: str
     maps: bool
     unpacks: tuple[str, ...] = ()
+    near: bool = False
 
     def __post_init__(self) -> None:
         fields.session(self, self.session)
         fields.text(self, self.source)
         fields.flag(self, self.maps)
+        fields.flag(self, self.near)
         object.__setattr__(self, "unpacks", fields.texts(self, self.unpacks, 16))
 
 

@@ -583,21 +583,23 @@ def sent(actions: list[Action]) -> list[m.ToClient]:
 
 
 @pytest.mark.parametrize(
-    ("maps", "unpacks", "forced", "line", "expected"),
+    ("maps", "unpacks", "near", "forced", "line", "expected"),
     [
-        (False, ("zstd", "snappy"), False, 5000, (("zstd",), 5000)),
-        (False, ("zstd", "lz4"), False, 5000, (("lz4", "zstd"), 5000)),
-        (False, ("zstd",), False, 0, ((), 0)),  # its line isn't the limit
-        (False, ("zstd",), True, 0, (("zstd",), 0)),
-        (False, ("zstd",), True, 5000, (("zstd",), 0)),
-        (False, (), False, 5000, ((), 5000)),  # it takes nothing of the kind
-        (True, ("zstd",), True, 5000, ((), 0)),  # it maps
+        (False, ("zstd", "snappy"), False, False, 5000, (("zstd",), 5000)),
+        (False, ("zstd", "lz4"), False, False, 5000, (("lz4", "zstd"), 5000)),
+        (False, ("zstd",), False, False, 0, ((), 0)),  # its line isn't the limit
+        (False, ("zstd",), False, True, 0, (("zstd",), 0)),
+        (False, ("zstd",), False, True, 5000, (("zstd",), 0)),
+        (False, (), False, False, 5000, ((), 5000)),  # it takes nothing of the kind
+        (False, ("zstd",), True, False, 5000, ((), 0)),  # there is no line
+        (False, ("zstd",), True, True, 5000, (("zstd",), 0)),
+        (True, ("zstd",), False, True, 5000, ((), 0)),  # it maps
     ],
 )
-def test_how_a_batch_may_be_packed(maps: bool, unpacks: tuple[str, ...], forced: bool, line: int, expected: object) -> None:
+def test_how_a_batch_may_be_packed(maps: bool, unpacks: tuple[str, ...], near: bool, forced: bool, line: int, expected: object) -> None:
     b = Bench("indexed")
     b.d.compression, b.d.forced, b.d.lines = ("lz4", "zstd"), forced, {a_client(0): line} if line else {}
-    b.d.open(a_client(0), m.Open(a_session(0), "0", maps, unpacks))
+    b.d.open(a_client(0), m.Open(a_session(0), "0", maps, unpacks, near))
     b.ask(0, 5)
     b.assigned()
     assert [(a.task.methods, a.task.line) for a in b.last] == [expected]

@@ -21,7 +21,7 @@ TEXT = "ünï 𝄞"
 
 GOOD: list[Any] = [
     m.Hello(1, ID, TEXT, (BLOCK,)),
-    m.Open(ID, TEXT, True, ("zstd", TEXT)),
+    m.Open(ID, TEXT, True, ("zstd", TEXT), True),
     m.Ask(ID, 3, (0, 5, m.MAX_INDEX)),
     m.Cancel(ID, 3),
     m.Release((BLOCK, BLOCK)),
