@@ -32,6 +32,8 @@ from feeder_wire.errors import ConfigError, FeederError
 READY = 4  # different batches in memory
 STEP_SECONDS = 0.1  # not more often is it said how far a fit is
 INTERRUPTED = 130
+STEPS = 3  # by which a model is measured, after two in which Keras traces and compiles
+SMALLEST = 32  # units of a hidden layer
 
 
 class Link:
@@ -138,7 +140,7 @@ def _measure(keras: Any, base: type[Any], part: Mapping[str, Any], epochs: int, 
     """Fit one source in each of the four ways."""
     source = runpy.run_path(part["file"])[part["attr"]](**part["args"])
     ready = [source[i] for i in range(min(READY, len(source)))]
-    model = _model(keras, ready[0], part["hidden"])
+    model = _sized(keras, ready[0], part["hidden"], part["seconds"] / part["at_once"])
 
     def fit(way: str, data: Any, started_seconds: float = 0.0, **options: Any) -> None:
         clock = _clock(keras, link)
@@ -181,6 +183,23 @@ def _dataset(base: type[Any], get: Callable[[int], Any], length: int, options: M
             return get(index)
 
     return Data()
+
+
+def _sized(keras: Any, batch: Any, hidden: int, seconds: float) -> Any:
+    """The largest model, up to `hidden`, whose step leaves room: about half of the `seconds` in which batches come at best.
+
+    Processors differ by a factor of ten in what they take for one, and where the model is the limit all ways of feeding it look alike.
+    """
+    while True:
+        model = _model(keras, batch, hidden)
+        took = []
+        for _ in range(2 + STEPS):
+            before = time.perf_counter()
+            model.train_on_batch(*batch)
+            took.append(time.perf_counter() - before)
+        if min(took[2:]) <= seconds / 2 or hidden <= SMALLEST:
+            return model
+        hidden //= 2
 
 
 def _model(keras: Any, batch: Any, hidden: int) -> Any:

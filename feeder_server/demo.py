@@ -50,7 +50,7 @@ _NO_GPU = {"CUDA_VISIBLE_DEVICES": "-1", "HIP_VISIBLE_DEVICES": "-1", "JAX_PLATF
 
 @dataclass(frozen=True)
 class Part:
-    """One source, and how it is measured. `seconds`: of one batch; `hidden`: size of the model."""
+    """One source, and how it is measured. `seconds`: of one batch; `hidden`: size of the model at most."""
 
     name: str
     title: str
