@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from typing import Any
 
 from feeder_server.autoscale import Autoscale, Measured
 from feeder_server.dispatch import Dispatch
@@ -128,11 +129,19 @@ def room_for(pids: list[int]) -> int | None:
         import psutil  # an extra, and slow to import
     except ImportError:
         return None
-    largest = 1
-    for pid in pids:
-        try:
-            memory = psutil.Process(pid).memory_full_info()
-        except psutil.Error:
-            continue
-        largest = max(largest, memory.uss)
-    return int(psutil.virtual_memory().available // (SPARE * largest))
+    try:
+        largest = max((_own_bytes(pid, psutil) for pid in pids), default=0)
+        return int(psutil.virtual_memory().available // (SPARE * largest)) if largest else None
+    except (psutil.Error, OSError, RuntimeError) as e:
+        log.debug("how much memory there is can't be told: %s", e)
+        return None
+
+
+def _own_bytes(pid: int, psutil: Any) -> int:
+    """What a process would give back if it ended; 0: it has ended."""
+    try:
+        return int(psutil.Process(pid).memory_full_info().uss)
+    except psutil.NoSuchProcess:
+        return 0
+    except (psutil.Error, OSError, RuntimeError):  # macOS tells that only to some, and not every Windows knows the call
+        return int(psutil.Process(pid).memory_info().rss)

@@ -209,6 +209,25 @@ class TestRoom:
         monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
         assert room_for([1, 2, 3]) == int(1000 / (300 * scaling.SPARE))
 
+    def test_where_the_system_does_not_tell_what_is_a_process_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        psutil = pytest.importorskip("psutil")
+
+        class Process:
+            def __init__(self, pid: int) -> None:
+                pass
+
+            def memory_full_info(self) -> Any:
+                raise OSError("not implemented")
+
+            def memory_info(self) -> Any:
+                return SimpleNamespace(rss=100)
+
+        monkeypatch.setattr(psutil, "Process", Process)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+        assert room_for([1]) == int(1000 / (100 * scaling.SPARE))
+        monkeypatch.setattr(Process, "memory_info", Process.memory_full_info)
+        assert room_for([1]) is None, "that ends no server"
+
     def test_not_known_without_psutil(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(__import__("sys").modules, "psutil", None)
         assert room_for([1]) is None

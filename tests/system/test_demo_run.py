@@ -102,7 +102,8 @@ def test_without_keras(tmp_path: Path, why: str) -> None:
 def test_what_goes_wrong_in_the_trainer_is_shown(tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("class Broken:\n    def __len__(self): return 3\n    def __getitem__(self, i): raise ValueError('no such file')\n")
-    part = {"name": "broken", "file": str(broken), "attr": "Broken", "args": {}, "hidden": 8, "seconds": 0.1, "at_once": 1, "threads": 2, "workers": 1}
+    part = {"name": "broken", "file": str(broken), "attr": "Broken", "args": {}, "hidden": 8, "seconds": 1, "at_once": 1}
+    part |= {"threads": 2, "workers": 1}
     trainer = demo.Trainer({"epochs": 1, "parts": [part]})
     try:
         events = list(trainer.events())
