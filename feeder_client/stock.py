@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import TypeAlias
 
+from feeder_client.credits import Credits
 from feeder_client.order import Key, Order
 from feeder_client.payload import Broken, Payload
 from feeder_client.stream_window import Part, StreamWindow, Ticket
-from feeder_client.window import Credits, Request, Window
+from feeder_client.window import Request, Window
 from feeder_wire.errors import SourceError
 from feeder_wire.messages import MAX_INDEX
 

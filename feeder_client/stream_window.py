@@ -21,8 +21,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from feeder_client.credits import Credits, Node
 from feeder_client.seen import Seen
-from feeder_client.window import Credits, Node, Request, gather
+from feeder_client.window import Request, gather
 from feeder_wire.errors import ConfigError
 
 Ticket: TypeAlias = tuple[int, int]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from feeder_client.credits import Credits
 from feeder_client.options import Options
 from feeder_client.order import Key, Order
 from feeder_client.payload import Broken, Payload
@@ -21,7 +22,6 @@ from feeder_client.roster import LongWait, Roster
 from feeder_client.skips import Missing, Skipped, Skips, stand_ins
 from feeder_client.stats import Counters
 from feeder_client.stock import Stock, StreamStock
-from feeder_client.window import Credits
 from feeder_wire.errors import BatchTimeout, ClosedError, FeederError
 from feeder_wire.words import SINGLE
 

@@ -7,21 +7,16 @@ The window is the number of batches asked for and not yet taken. It is as wide a
 batch ready, wider for batches so quick that the round trip would show, and never wider than its bytes allow. The batch that the
 trainer waits for is asked for in any case, so that a full window can't block its own head.
 
-Each node has a share of the window by its workers; its share is free again only when it answers, so a faster node gets more.
+How wide the window is, and which node gets a key, says credits.py.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass
 
-Key: TypeAlias = tuple[int, int]
-
-AHEAD_SECONDS = 0.020
-"""Work that one worker should have ahead of it, on its way and in its queue."""
-MAX_DEPTH = 128
+from feeder_client.credits import Credits, Key, Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,75 +26,6 @@ class Request:
     node: int
     epoch: int
     indices: tuple[int, ...]
-
-
-@dataclass(slots=True)
-class Node:
-    """What is known of one node that serves this session."""
-
-    workers: int
-    owed: set[Key] = field(default_factory=set)
-    seconds: float = 0.0  # moving average of one batch
-    delivered: int = 0
-    late: set[Key] = field(default_factory=set)  # another node was first, and this one is still at it
-    leaving: bool = False  # it is being stopped, and takes nothing new
-
-
-class Credits:
-    """How much may be asked of whom.
-
-    Args:
-        memory_bytes: for batches on their way and stored; one batch is always allowed.
-        prefetch: batches to have asked for ahead; None: as the module says.
-    """
-
-    def __init__(self, memory_bytes: int, prefetch: int | None = None) -> None:
-        self.nodes: dict[int, Node] = {}
-        self._memory = memory_bytes
-        self._prefetch = prefetch
-        self.batch_bytes = 0  # of a recent large batch
-        self._seen = 0  # batches that have come
-
-    def depth(self, node: Node) -> int:
-        """Requests per worker of `node`."""
-        if node.seconds <= 0:
-            return 2
-        return min(MAX_DEPTH, 2 + int(min(MAX_DEPTH, AHEAD_SECONDS / node.seconds)))  # the quotient may be inf
-
-    def share(self, node: Node) -> int:
-        """Requests that `node` may owe, and that may be stored on its account."""
-        return node.workers * self.depth(node) + 1
-
-    def limit(self) -> int:
-        """Batches that may be asked for and not taken, over all nodes."""
-        there = [node for node in self.nodes.values() if not node.leaving]
-        wide = sum(map(self.share, there)) if self._prefetch is None else max(1, self._prefetch)
-        # How large batches are is known from those that have come, small ones first: ask for many only after some.
-        wide = min(wide, sum(2 * node.workers + 1 for node in there) + 2 * self._seen)
-        if self.batch_bytes:
-            wide = min(wide, max(1, self._memory // self.batch_bytes))
-        return wide
-
-    def pick(self, forced: bool, usable: Callable[[int], bool] = lambda node: True) -> int | None:
-        """The node with the most room for its size; None: none has room. `forced`: one is named if there is any."""
-        best, load = None, float("inf")
-        for number, node in self.nodes.items():
-            if node.leaving or not usable(number):
-                continue
-            used = (len(node.owed) + len(node.late)) / max(1, self.share(node))
-            if used < load and (forced or used < 1):
-                best, load = number, used
-        return best
-
-    def learn(self, number: int, nbytes: int, seconds: float) -> None:
-        """A batch came from `number`."""
-        node = self.nodes.get(number)
-        if node is not None:
-            node.delivered += 1
-            node.seconds = seconds if node.seconds == 0 else 0.8 * node.seconds + 0.2 * seconds
-        self._seen += 1
-        # Forgotten slowly: of batches of many sizes the large ones may be rare, and still come several at once.
-        self.batch_bytes = max(nbytes, int(0.995 * self.batch_bytes))
 
 
 def gather(chosen: list[tuple[int, Key]]) -> list[Request]:
@@ -182,7 +108,9 @@ class Window:
             self._next = None
 
     def _choose(self, key: Key, chosen: list[tuple[int, Key]], forced: bool = False) -> bool:
-        node = self.credits.pick(forced)
+        # What was lost with its node is behind what has come since.
+        ahead = 0 if self._again else len(self._owed) + len(self._stored)
+        node = self.credits.pick(True) if forced else self.credits.pick_for(ahead)
         if node is None:
             return False
         self._owed[key] = node

@@ -9,9 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
+from feeder_client.credits import Credits
 from feeder_client.seen import Seen
 from feeder_client.stream_window import Part, StreamWindow, Ticket
-from feeder_client.window import Credits, Request
+from feeder_client.window import Request
 from feeder_wire.errors import ConfigError
 
 SETTINGS = settings(database=None, max_examples=300, stateful_step_count=50)

@@ -11,8 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
+from feeder_client.credits import AHEAD_SECONDS, MAX_DEPTH, Credits, Key, Node
 from feeder_client.order import Order
-from feeder_client.window import AHEAD_SECONDS, MAX_DEPTH, Credits, Key, Node, Request, Window, gather
+from feeder_client.window import Request, Window, gather
 from tests.system.varying import size_of
 
 SETTINGS = settings(deadline=None, database=None, max_examples=300, stateful_step_count=50)
@@ -452,41 +453,83 @@ def test_the_node_with_the_most_room_is_picked() -> None:
     assert credits.pick(forced=True, usable=lambda number: number == 0) == 0
 
 
-def simulate(speeds: dict[int, tuple[int, float]], batches: int) -> dict[int, int]:
-    """Runs a window over nodes with (workers, seconds of a batch) and a trainer that never waits; returns batches by node."""
-    window = Window(Credits(MANY))
+def simulate(
+    speeds: dict[int, tuple[int, float]], batches: int, memory: int = MANY, changes: dict[int, tuple[int, float]] | None = None
+) -> tuple[dict[int, int], float]:
+    """Runs a window over nodes with (workers, seconds of a batch) and a trainer that never waits. From batch n on node `changes[n][0]`
+    takes `changes[n][1]` seconds. Returns batches by node, and the seconds that it took."""
+    window = Window(Credits(memory))
+    seconds = {node: each for node, (_, each) in speeds.items()}
     for node, (workers, _) in speeds.items():
         window.node_opened(node, workers)
     window.replan(plan(50), 0)
     free = {node: [0.0] * workers for node, (workers, _) in speeds.items()}
-    events: list[tuple[float, int, Key]] = []
+    events: list[tuple[float, int, Key, float]] = []
     here: set[Key] = set()
     now, counts = 0.0, dict.fromkeys(speeds, 0)
-    for key in itertools.islice(plan(50), batches):
-        while True:
-            for node, asked in keys_of(window.fill(key[0])):
-                started = max(now, heapq.heappop(free[node]))
-                heapq.heappush(free[node], started + speeds[node][1])
-                heapq.heappush(events, (started + speeds[node][1], node, asked))
-            if key in here:
-                break
-            now, node, asked = heapq.heappop(events)
-            assert window.arrived(asked, node, 100, speeds[node][1])
+
+    def fill(epoch: int) -> None:
+        for node, asked in keys_of(window.fill(epoch)):
+            started = max(now, heapq.heappop(free[node]))
+            heapq.heappush(free[node], started + seconds[node])
+            heapq.heappush(events, (started + seconds[node], node, asked, seconds[node]))
+
+    for count, key in enumerate(itertools.islice(plan(50), batches)):
+        if changes and count in changes:
+            seconds.update([changes[count]])
+        fill(key[0])
+        while key not in here:
+            now, node, asked, took = heapq.heappop(events)
+            assert window.arrived(asked, node, 100, took)
             here.add(asked)
             counts[node] += 1
+            fill(key[0])
         here.discard(key)
         window.taken(key)
-    return counts
+    return counts, now
 
 
 @pytest.mark.parametrize(
-    ("fast", "slow"), [((4, 0.010), (4, 0.040)), ((8, 0.01), (2, 0.01)), ((2, 0.001), (2, 0.004)), ((2, 1.0), (2, 3.0))]
+    ("fast", "slow"),
+    [
+        ((4, 0.010), (4, 0.040)),
+        ((8, 0.01), (2, 0.01)),
+        ((2, 0.001), (2, 0.004)),
+        ((2, 1.0), (2, 3.0)),
+        ((1, 0.1), (1, 1.0)),
+        ((4, 1), (4, 9)),
+    ],
 )
 def test_nodes_share_by_speed(fast: tuple[int, float], slow: tuple[int, float]) -> None:
-    counts = simulate({0: fast, 1: slow}, 2000)
-    speed = (fast[0] / fast[1]) / (slow[0] / slow[1])
-    # Somewhat less where batches are slow: the window is narrow then, and fills up behind the slow node's.
-    assert 0.65 * speed < counts[0] / counts[1] < 1.15 * speed
+    rates = fast[0] / fast[1], slow[0] / slow[1]
+    counts, seconds = simulate({0: fast, 1: slow}, 2000)
+    assert 0.8 * rates[0] / rates[1] < counts[0] / counts[1] < 1.25 * rates[0] / rates[1]
+    assert seconds < 1.1 * 2000 / sum(rates), "both work all the time, although batches are taken in order"
+
+
+@pytest.mark.parametrize(("slower", "memory"), [(10, 1200), (300, MANY)], ids=["no memory to make them ahead", "not worth the memory"])
+def test_a_node_that_would_hold_up_the_others_gets_next_to_nothing(slower: int, memory: int) -> None:
+    counts, seconds = simulate({0: (4, 0.1), 1: (4, 0.1 * slower)}, 20000, memory)
+    assert counts[1] <= 9 + 20000 // slower // 2, "what it got before that was known, and a trial now and then"
+    assert seconds < 1.2 * 20000 / 40
+
+
+def test_one_that_was_busy_for_a_while_is_tried_again() -> None:
+    """For a time it is fifty times as slow. Nothing says that this is over but a trial."""
+    counts, _ = simulate({0: (4, 0.01), 1: (4, 0.01)}, 40000, changes={1000: (1, 0.5), 1020: (1, 0.01)})
+    assert counts[1] > 10000
+
+
+def test_nobody_waits_for_a_node_that_is_overdue() -> None:
+    """It was quick so far, so what is asked of it would be there soon: if it weren't overdue with something already."""
+    credits = Credits(MANY)
+    credits.nodes = {0: Node(1, owed={(0, 0), (0, 1), (0, 2)}, seconds=0.1), 1: Node(1, owed={(1, 0), (1, 1)}, seconds=2.0)}
+    assert credits.share(credits.nodes[0]) > 3
+    credits.nodes[0].owed |= {(0, n) for n in range(3, credits.share(credits.nodes[0]))}
+    assert credits.pick_for(0) is None, "the quick one has no room, and will make it sooner all the same"
+    assert credits.pick_for(1000) == 1
+    credits.nodes[0].late = {(0, 99)}
+    assert credits.pick_for(0) == 1
 
 
 def test_every_worker_is_kept_busy() -> None:

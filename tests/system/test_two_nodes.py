@@ -26,8 +26,8 @@ def test_the_faster_one_does_more(tmp_path: Path) -> None:
             assert [i for i, *_ in got] == list(range(60))
         by = Counter(name for _, name, _ in got)
         assert set(by) == {"fast", "slow"}
-        # Two to one where a busy machine takes longer to bring a batch than the fast one to make it; otherwise more.
-        assert by["fast"] >= 2 * by["slow"]
+        # On a busy machine it takes longer to bring a batch than the fast one to make it; otherwise ten to one.
+        assert by["fast"] > 2 * by["slow"]
         assert client.stats().nodes == 2
 
 
