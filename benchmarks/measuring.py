@@ -80,8 +80,16 @@ def measure(function: str, arguments: Mapping[str, Any], limit_seconds: float) -
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """The process and those that it left behind."""
-    if sys.platform == "win32":
+    if sys.platform == "win32":  # no groups of processes there; who has ended has no children any more, as far as can be told
+        import psutil
+
+        family = []
+        with suppress(psutil.Error):
+            family = psutil.Process(process.pid).children(recursive=True)
         process.kill()
+        for child in family:
+            with suppress(psutil.Error):
+                child.kill()
         process.wait()
         return
     with suppress(ProcessLookupError, PermissionError):
