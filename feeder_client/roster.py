@@ -135,8 +135,8 @@ class LongWait:
         self._next = self.FIRST_WORD_SECONDS
 
     def seconds(self, now: float) -> float:
-        """How long it has taken so far."""
-        return now - self._started
+        """How long it has taken so far; 0 where another thread looked at its clock before this wait began."""
+        return max(0.0, now - self._started)
 
     def say(self, now: float, roster: Roster) -> None:
         """Log it, if it is time."""

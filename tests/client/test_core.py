@@ -674,6 +674,21 @@ class TestStats:
         assert core.stats().wait_seconds == 0.0
         assert core.stats().elapsed_seconds >= 3.0
 
+    def test_a_look_at_a_wait_that_began_after_the_clock_was_read(self, clock: Clock) -> None:
+        """The receiver thread reads the clock, then this one begins to wait, then the receiver says how long the training has waited."""
+        core, server = make()
+        core.get(0)
+        seen: list[float] = []
+
+        def look(server: Server, node: int, epoch: int, index: int) -> None:
+            seen.append(core.waited(clock.now - 0.015))
+            server.send(node, epoch, index)
+
+        server.answer = look
+        for index in range(1, 6):
+            core.get(index)
+        assert min(seen) == 0.0
+
 
 class TestClosing:
     def test_what_came_and_was_not_taken_goes_home(self) -> None:

@@ -31,7 +31,7 @@ def _frequent_pings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_up_while_the_training_waits_and_down_when_it_does_not(tmp_path: Path) -> None:
     source = (f"{SOURCES}:Sleepy", "-a", "n=12", "-a", "seconds=0.05")
-    with serve(tmp_path, *source, workers="auto", constants=QUICK) as node, Visitor(node.endpoint) as visitor:
+    with serve(tmp_path, *source, workers="auto", constants=QUICK) as node:
         assert len(node.workers) == 1
         with FeederClient(node.endpoint) as client:
             passes = Counter[tuple[int, ...]]()
@@ -51,7 +51,8 @@ def test_up_while_the_training_waits_and_down_when_it_does_not(tmp_path: Path) -
             until(lambda: len(node.workers) == 1, lambda: f"{node.workers}, {node.output}")
             one_pass()
             assert set(passes) == {tuple(range(12))}, "whoever came and went, each pass has each batch once, in order"
-        report = visitor.look()
+        with Visitor(node.endpoint) as visitor:
+            report = visitor.look()
         assert (report.restarts, report.retried, report.given_up) == (0, 0, 0)
         assert "2 workers instead of 1: the training waits for data" in node.stderr
         assert "the others have nothing to do, the training is the limit" in node.stderr
@@ -62,7 +63,7 @@ def test_copies_that_disagree_go_on_with_the_one(tmp_path: Path) -> None:
     path = tmp_path / "cursor.py"
     path.write_text(
         "import time\nclass Cursor:\n    at = -1\n    def __len__(self): return 10**6\n"
-        "    def __getitem__(self, i):\n        time.sleep(0.02)\n        self.at += 1\n        return self.at, 'sample %08d' % self.at\n"
+        "    def __getitem__(self, i):\n        time.sleep(0.1)\n        self.at += 1\n        return self.at, 'sample %08d' % self.at\n"
     )
     with serve(tmp_path, f"{path}:Cursor", workers="auto", constants=QUICK) as node, FeederClient(node.endpoint) as client:
         batches = iter(client)

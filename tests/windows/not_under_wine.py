@@ -14,6 +14,8 @@ _WORDS = "what is said is put together without a call of the system; other cases
 _LINES = "what a line can do is the relay's affair, in Python; other directions of the same faults run"
 _CHAOS = "a program of minutes with a hundred processes; each of its faults has a test of its own in tests/system, which runs"
 
+_BENCHMARKS = "a measurement in small of many processes; nothing is measured under Wine, and the product's own paths have their tests"
+
 _CHECK, _RESUME, _SERVE, _STATUS = (f"tests/system/test_{name}.py::" for name in ("check", "resume", "serve_errors", "status"))
 _WRONG = _SERVE + "TestSource::test_the_wrong_thing_or_the_wrong_arguments"
 
@@ -26,6 +28,11 @@ REASONS: dict[str, str] = {
 """What can't work. Test id as pytest prints it, or its beginning up to a bracket -> why."""
 
 TO_SAVE_TIME: dict[str, str] = {
+    "tests/test_benchmarks.py::test_a_tiny_run": _BENCHMARKS,
+    "tests/test_benchmarks.py::TestCompare::test_a_tiny_run": _BENCHMARKS,
+    "tests/test_benchmarks.py::TestSmallRuns::test_recover": _BENCHMARKS,
+    "tests/test_benchmarks.py::TestSmallRuns::test_scale": _BENCHMARKS,
+    "tests/test_benchmarks.py::TestSmallRuns::test_start": _BENCHMARKS,
     "tests/chaos/test_chaos.py::test_a_short_run": _CHAOS,
     "tests/chaos/test_chaos.py::test_it_can_fail": _CHAOS,
     "tests/chaos/test_chaos.py::test_it_notices_what_is_left_behind": _CHAOS,
