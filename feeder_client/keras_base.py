@@ -101,6 +101,25 @@ def announced(dataset: object, frame: FrameType | None) -> Pass:
     return Pass(shuffle if isinstance(shuffle, bool) else None, None, reader)
 
 
+def takes_tensors(dataset: object, frame: FrameType | None) -> bool:
+    """Is it Keras' own reader that asks `dataset` for a batch in `frame`, and is the next thing it does to make torch's tensors of it?
+
+    A generator of ``PyDatasetAdapter``, read by a dataset that converts for a torch DataLoader. False where it looks otherwise.
+    """
+    owner = frame.f_locals.get("self") if frame is not None else None
+    if frame is None or type(owner).__name__ != "PyDatasetAdapter" or getattr(owner, "py_dataset", None) is not dataset:
+        return False
+    above = frame.f_back
+    return above is not None and type(above.f_locals.get("self")).__name__ == "ConverterIterableDataset"
+
+
+def on_torch(base: type[Any]) -> bool:
+    """Does the Keras with this class for its datasets compute with torch? Looked up in what is loaded: imports nothing."""
+    module = sys.modules.get(base.__module__.partition(".")[0])
+    backend = getattr(getattr(module, "config", None), "backend", None)
+    return base.__name__ == "PyDataset" and "torch" in sys.modules and callable(backend) and backend() == "torch"
+
+
 def announces_passes(base: type[Any]) -> bool:
     """Does a Keras with this class for its datasets say when a pass begins? Keras 2 doesn't."""
     return hasattr(base, "on_epoch_begin")

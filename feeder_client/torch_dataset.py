@@ -1,8 +1,7 @@
 """A torch IterableDataset of a client's batches, as tensors on the client's own memory.
 
-``torch.from_numpy`` makes a view and keeps the array alive, and the array its block: a block goes home when the last tensor on it is
-gone, wherever that was kept. For ``DataLoader(dataset, batch_size=None)``, whose own workers are not wanted: they are copies of this
-process, and the batches are made by feeder's.
+They are views (forms.py), and hold their block. For ``DataLoader(dataset, batch_size=None)``, whose own workers are not wanted: they are
+copies of this process, and the batches are made by feeder's.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from feeder_client.sequence import native
+from feeder_client.forms import tensors
 from feeder_client.skips import Missing
 from feeder_wire.errors import ConfigError
 
@@ -64,26 +61,3 @@ def _classes() -> tuple[type[Any], type[Any]]:
             return len(self._client)
 
     return FeederDataset, SizedFeederDataset
-
-
-def tensors(item: Any) -> Any:
-    """A batch with tensors in the place of its arrays. What torch has no type for (texts, dates) stays an array; None stays None."""
-    if isinstance(item, np.ndarray):
-        return _tensor(native(item))
-    if isinstance(item, (tuple, list)):
-        parts = [tensors(part) for part in item]
-        return parts if isinstance(item, list) else tuple(parts)
-    if isinstance(item, dict):
-        return {key: tensors(part) for key, part in item.items()}
-    return item
-
-
-def _tensor(array: np.ndarray[Any, Any]) -> Any:
-    import torch
-
-    if array.dtype.name == "bfloat16":  # NumPy's is an extension type, which torch doesn't know under that name
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    try:
-        return torch.from_numpy(array)
-    except TypeError:
-        return array

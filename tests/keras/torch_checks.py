@@ -134,7 +134,7 @@ def structures() -> None:
     with client("dates", workers=1) as c:
         _, when = next(iter(c.as_torch_dataset()))
         assert when["when"].dtype == np.dtype("M8[D]")
-    from feeder_client.torch_dataset import tensors
+    from feeder_client.forms import tensors
 
     for odd in (np.arange(12.0).reshape(3, 4).T, np.arange(6)[::-1], np.array(3.25), np.zeros((0, 3))):
         assert np.array_equal(tensors(odd).numpy(), odd)
