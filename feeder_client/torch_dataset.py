@@ -23,10 +23,10 @@ _NO_WORKERS = (
 )
 
 
-def make_torch_dataset(client: FeederClient) -> Any:
+def make_torch_dataset(client: FeederClient, pin: bool = False) -> Any:
     """See `FeederClient.as_torch_dataset`."""
     plain, sized = _classes()
-    return (plain if client.num_batches is None else sized)(client)
+    return (plain if client.num_batches is None else sized)(client, pin)
 
 
 @cache
@@ -40,13 +40,14 @@ def _classes() -> tuple[type[Any], type[Any]]:
     class FeederDataset(IterableDataset):  # type: ignore[misc]
         """The batches of a feeder client; every iteration over it is one pass."""
 
-        def __init__(self, client: FeederClient) -> None:
-            self._client = client
+        def __init__(self, client: FeederClient, pin: bool) -> None:
+            self._client, self._pin = client, pin
 
         def __iter__(self) -> Iterator[Any]:
             if get_worker_info() is not None:
                 raise ConfigError(_NO_WORKERS)
-            return map(tensors, self._client._iterate(Missing.STAND_IN))  # its length was promised
+            batches = self._client._iterate(Missing.STAND_IN)  # its length was promised
+            return map(tensors, _page_locked(self._client, batches) if self._pin else batches)
 
         def __reduce__(self) -> Any:
             raise ConfigError(_NO_WORKERS)  # where DataLoader's workers are spawned, not forked
@@ -61,3 +62,13 @@ def _classes() -> tuple[type[Any], type[Any]]:
             return len(self._client)
 
     return FeederDataset, SizedFeederDataset
+
+
+def _page_locked(client: FeederClient, batches: Iterator[Any]) -> Iterator[Any]:
+    over = object()
+    while True:
+        with client._page_locked(True):
+            found = [next(batches, over)]
+        if found[0] is over:
+            return
+        yield found.pop()  # else its block would be held until the next one is wanted

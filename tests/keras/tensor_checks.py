@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -18,6 +19,7 @@ from keras.src.backend.torch.core import convert_to_tensor
 
 from feeder_client import FeederSequence
 from feeder_client.forms import keras_form, keras_tensors
+from feeder_client.pinned import Pins
 
 sequence: Any = importlib.import_module("feeder_client.sequence")
 
@@ -105,6 +107,27 @@ def what_a_step_gets_lies_in_the_block() -> None:
         with given(seq) as addresses:
             made.fit(seq, verbose=0)
         assert made.taken[2:] == addresses[-4:]
+
+
+@check
+def it_is_page_locked_where_that_is_wanted() -> None:
+    registered: list[int] = []
+    over = SimpleNamespace(done=lambda: True, wait=lambda: True)
+    cuda: Any = SimpleNamespace(
+        register=lambda address, size: registered.append(address) or 0, unregister=lambda address: 0, mark=lambda: over
+    )
+    for pin in (True, None, False):
+        with local(pin=pin) as seq:
+            seq._pins = Pins(cuda, least_bytes=1)
+            made = noting()
+            made.fit(seq, verbose=0)
+            locked = [address - address % 4096 in registered for address in made.taken[2:]]
+            assert locked == [pin is not False] * 4, pin
+            assert seq[0][0].flags.writeable
+        registered.clear()
+    with local() as seq:
+        noting().fit(seq, verbose=0)
+        assert seq._pins is None, "there is no CUDA here"
 
 
 @check
