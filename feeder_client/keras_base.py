@@ -104,13 +104,19 @@ def announced(dataset: object, frame: FrameType | None) -> Pass:
 def takes_tensors(dataset: object, frame: FrameType | None) -> bool:
     """Is it Keras' own reader that asks `dataset` for a batch in `frame`, and is the next thing it does to make torch's tensors of it?
 
-    A generator of ``PyDatasetAdapter``, read by a dataset that converts for a torch DataLoader. False where it looks otherwise.
+    A generator of ``PyDatasetAdapter``, read by the dataset that converts for a torch DataLoader. False where it looks otherwise.
     """
-    owner = frame.f_locals.get("self") if frame is not None else None
-    if frame is None or type(owner).__name__ != "PyDatasetAdapter" or getattr(owner, "py_dataset", None) is not dataset:
+    # Names of modules come first: ``f_locals`` of a frame, once asked for, holds what lies there now, such as the batch before this one.
+    if frame is None or not _is_of(frame, "py_dataset_adapter"):
         return False
     above = frame.f_back
-    return above is not None and type(above.f_locals.get("self")).__name__ == "ConverterIterableDataset"
+    if above is None or above.f_code.co_name != "__iter__" or not _is_of(above, "data_adapter_utils"):
+        return False
+    return getattr(frame.f_locals.get("self"), "py_dataset", None) is dataset
+
+
+def _is_of(frame: FrameType, module: str) -> bool:
+    return str(frame.f_globals.get("__name__")).rpartition(".")[2] == module
 
 
 def on_torch(base: type[Any]) -> bool:

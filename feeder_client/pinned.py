@@ -151,10 +151,16 @@ class Pins:
         if size < self._least or self.held_bytes + size > self._most:
             return None
         made = Pages(mapped, self)
-        code = self._runtime.register(made.address, size)
+        try:
+            if self._thread is None:
+                self._runtime.mark()  # what can't be waited for must not be locked
+            code = self._runtime.register(made.address, size)
+            why = f"CUDA error {code} for {size / 1e6:.1f} MB"
+        except Exception as e:  # a torch that is built otherwise: nothing that a training should end for
+            code, why = -1, f"{type(e).__name__}: {e}"
         if code not in (0, ALREADY_REGISTERED):
             self._off = True
-            log.warning("batches can't be page-locked, and are copied to the device as ever: CUDA error %d for %.1f MB", code, size / 1e6)
+            log.warning("batches can't be page-locked, and are copied to the device as ever: %s", why)
             return None
         if code == 0:
             self._sizes[made.address] = size

@@ -106,10 +106,13 @@ def pins(cuda: Noting) -> Iterator[Pins]:
 
 
 def opened(desk: Desk, pins: Pins, number: int = 0) -> Any:
-    """A batch of an array of zeros, and so on."""
+    """A batch of an array of this number."""
     batch = desk.lend((np.full(5000, number, np.float32),))
+    cuda: Any = pins._runtime
+    before = len(cuda.moments)
     with pins.asking():
         found: Any = batch.open()
+    del cuda.moments[before:]  # with the first registering it is tried whether there are any
     return found[0]
 
 
@@ -199,6 +202,16 @@ class TestRegistering:
         del arrays
         assert len(desk.home()) == 3
         assert not refusing.moments
+        pins.close()
+
+    def test_a_torch_that_cannot_is_left_alone(self, desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+        cuda = Noting()
+        cuda.lost = True
+        pins = Pins(cuda, least_bytes=1)
+        assert [opened(desk, pins, number)[0] for number in range(2)] == [0, 1]
+        assert not cuda.asked
+        assert caplog.text.count("can't be page-locked") == 1
+        assert "unspecified launch failure" in caplog.text
         pins.close()
 
     def test_what_is_registered_already_is_not_ours_to_let_go(self, desk: Desk) -> None:

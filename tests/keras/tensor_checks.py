@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -35,6 +36,7 @@ class Noting(keras.Model):  # type: ignore[misc]
         super().__init__()
         self.dense = keras.layers.Dense(1, kernel_initializer="zeros")
         self.taken: list[int] = []
+        self.alive: list[Any] = []  # weak references
         self.overwrite = overwrite
 
     def stop(self, batch: int, logs: Any = None) -> None:
@@ -45,6 +47,8 @@ class Noting(keras.Model):  # type: ignore[misc]
 
     def train_step(self, data: Any) -> Any:
         self.taken.append(data[0].data_ptr())
+        assert not [ref for ref in self.alive if ref() is not None], "an earlier batch is still held"
+        self.alive.append(weakref.ref(data[0]))
         logs = super().train_step(data)
         if self.overwrite:
             data[0].zero_()
@@ -113,9 +117,12 @@ def what_a_step_gets_lies_in_the_block() -> None:
 def it_is_page_locked_where_that_is_wanted() -> None:
     registered: list[int] = []
     over = SimpleNamespace(done=lambda: True, wait=lambda: True)
-    cuda: Any = SimpleNamespace(
-        register=lambda address, size: registered.append(address) or 0, unregister=lambda address: 0, mark=lambda: over
-    )
+
+    def register(address: int, size_bytes: int) -> int:
+        registered.append(address)
+        return 0
+
+    cuda: Any = SimpleNamespace(register=register, unregister=lambda address: 0, mark=lambda: over)
     for pin in (True, None, False):
         with local(pin=pin) as seq:
             seq._pins = Pins(cuda, least_bytes=1)
@@ -145,6 +152,13 @@ def by_hand_it_is_numpy() -> None:
         assert [type(leaf) for leaf in seq[0]] == [np.ndarray] * 2
         noting().fit(seq, verbose=0)
         assert [type(leaf) for leaf in seq[0]] == [np.ndarray] * 2
+        for i in range(1, 4):
+            seq[i]
+        x = seq[4][0]
+        gone = weakref.ref(x)
+        seq[5]  # looks at who asks, but not so that what that holds stays
+        del x
+        assert gone() is None
         assert {type(leaf) for batch in seq for leaf in batch} == {np.ndarray}
     with Scaled.local(f"{SOURCES}:Random", workers=1) as seq:
         noting().fit(seq, verbose=0)
