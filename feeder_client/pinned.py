@@ -26,7 +26,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -280,24 +280,25 @@ class Cuda:
                 for stream in {cuda.current_stream(index), cuda.default_stream(index)}:
                     event = cuda.Event(blocking=True)  # who waits for it sleeps
                     event.record(stream)
-                    events.append(event)
-        return _Events(events)
+                    events.append((index, event))
+        return _Events(events, cuda.device)
 
 
 class _Events:
     """A mark of CUDA's."""
 
-    def __init__(self, events: list[Any]) -> None:
-        self._events = events
+    def __init__(self, events: list[tuple[int, Any]], device: Callable[[int], AbstractContextManager[Any]]) -> None:
+        self._events, self._device = events, device
 
     def done(self) -> bool:
         """See `Mark`."""
-        return all(event.query() for event in self._events)
+        return all(event.query() for _, event in self._events)
 
     def wait(self) -> None:
         """See `Mark`."""
-        for event in self._events:
-            event.synchronize()
+        for index, event in self._events:
+            with self._device(index):
+                event.synchronize()
 
 
 def pins_where_cuda_is_used(sure: bool) -> Pins | None:

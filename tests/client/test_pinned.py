@@ -401,7 +401,7 @@ class TestCuda:
         assert mark.done()
         torch.calls.clear()
         mark.wait()
-        assert torch.calls == [("synchronize",)] * 3
+        assert torch.calls == [call for index in (0, 2, 2) for call in (("device", index), ("synchronize",), ("device back",))]
         torch.capturing = True
         assert cuda.mark() is None
 
