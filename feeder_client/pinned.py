@@ -211,6 +211,9 @@ class Pins:
         if thread is not None:
             self._later.put(None)
             thread.join(_JOIN_SECONDS)
+            if not thread.is_alive() and not self._later.empty():  # released while this closed
+                self._later.put(None)
+                _wait_for_the_device(self._later)
         self._kept.clear()
 
 

@@ -317,6 +317,27 @@ class TestGoingHome:
         del other
         assert len(desk.home()) == 1
 
+    def test_what_is_released_while_it_closes(self, desk: Desk, pins: Pins, cuda: Noting, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Another thread has found it open, and puts its block behind the last word."""
+        arrays, put = [opened(desk, pins, 1)], pins._later.put
+
+        class Later:
+            empty, get = pins._later.empty, pins._later.get
+
+            def put(self, item: object) -> None:
+                if item is None and arrays:
+                    put(None)
+                    pins._closed = False
+                    cuda.busy = True
+                    arrays.clear()
+                    cuda.moments[-1].over.set()
+                else:
+                    put(item)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(pins, "_later", Later())
+        pins.close()
+        assert len(desk.home()) == 1
+
     def test_a_thread_only_where_something_is_locked(self, pins: Pins) -> None:
         with pins.asking():
             pass
