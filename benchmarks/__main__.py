@@ -9,6 +9,7 @@ PROGRAMS = {
     "everything": "all those from compare to recover, their tables in a folder, and the goals in README.md",
     "compare": "batches per second and CPU time of feeder and its peers, on five kinds of work",
     "fit": "Keras' fit on TensorFlow, torch and JAX: what feeder adds to the step itself",
+    "gpu": "a training whose augmentation is the bottleneck: for how much of the time the GPU computes; needs one",
     "start": "until the first batch: cold server, warm server, restarted trainer",
     "scale": "many workers, many servers: what a batch costs the server and the client",
     "memory": "memory of worker, server and client",

@@ -54,15 +54,17 @@ class Outcome:
         return self.figures.get(name)
 
 
-def measure(function: str, arguments: Mapping[str, Any], limit_seconds: float) -> Outcome:
-    """What `function` (``module:name``) gives in a process of its own. Everything that it started is gone afterwards."""
+def measure(function: str, arguments: Mapping[str, Any], limit_seconds: float, env: Mapping[str, str | None] | None = None) -> Outcome:
+    """What `function` (``module:name``) gives in a process of its own. Everything that it started is gone afterwards.
+
+    It sees no GPU, unless `env` says so: its variables are set besides, or taken away where they are None.
+    """
     command = [sys.executable, "-c", _BOOT, function, json.dumps(arguments)]
     apart: dict[str, Any] = {} if sys.platform == "win32" else {"start_new_session": True}
+    variables = {name: text for name, text in {**os.environ, **_HUSH, **(env or {})}.items() if text is not None}
     # Into files: a grandchild that lives on would hold a pipe open, and reading it would wait for that.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **_HUSH}, stdin=subprocess.DEVNULL, stdout=out, stderr=err, **apart
-        )
+        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=err, **apart)
         try:
             code = process.wait(limit_seconds)
         except subprocess.TimeoutExpired:

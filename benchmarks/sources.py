@@ -80,6 +80,30 @@ class Cpu:
         return np.full((32, 64, 64, 3), total % 256, np.float32), np.full(32, index, np.int64)
 
 
+class Augmented:
+    """Pictures that are flipped, shifted and scaled one by one, and `loops` turns of pure Python besides: what holds a training up.
+
+    x: float32, shape (batch, size, size, 3), values 0..1; y: float32, shape (batch, 1), values 0 or 1.
+    """
+
+    def __init__(self, length: int, loops: int, batch: int, size: int) -> None:
+        self._length, self._loops, self._batch = length, loops, batch
+        self._pictures = np.random.default_rng(0).integers(0, 256, (16, size, size, 3), np.uint8)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        rng = np.random.default_rng(index)
+        x = np.empty((self._batch, *self._pictures.shape[1:]), np.float32)
+        for picture in x:
+            source = self._pictures[rng.integers(len(self._pictures))]
+            shifted = np.roll(source, int(rng.integers(len(source))), axis=0)
+            np.multiply(shifted[:, ::-1] if rng.random() < 0.5 else shifted, np.float32(1 / 255), out=picture)
+        spin(self._loops)
+        return x, (x[:, 0, 0, :1] > 0.5).astype(np.float32)
+
+
 class Sleep:
     """Batches that wait for `seconds`; x: float32, shape (32, 26, 3); y: int64, shape (32,). 10 kB."""
 

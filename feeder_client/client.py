@@ -6,7 +6,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from feeder_client.connection import Keys
 from feeder_client.core import Core
 from feeder_client.local import LocalServer
 from feeder_client.options import Options
+from feeder_client.pinned import Pins, pins_where_cuda_is_used
 from feeder_client.position import Position
 from feeder_client.receiver import Receiver
 from feeder_client.skips import Missing, Skipped, budget_from
@@ -69,6 +70,8 @@ class FeederClient:
         SourceError: loading the source raised.
         VersionMismatch: client and server don't speak the same version.
     """
+
+    _pins: Pins | None = None  # the page-locked blocks, where there are any
 
     def __init__(
         self,
@@ -309,15 +312,29 @@ class FeederClient:
 
         return make_tf_dataset(self, output_signature)
 
-    def as_torch_dataset(self) -> Any:
+    def as_torch_dataset(self, pin: bool = False) -> Any:
         """A torch ``IterableDataset`` of these batches, for ``DataLoader(dataset, batch_size=None)``. See `feeder_client.torch_dataset`.
+
+        Args:
+            pin: whether tensors in shared memory shall be page-locked once CUDA is in use: ``.to(device, non_blocking=True)`` then
+                returns at once. For copies on a stream of your own see docs/operations.md.
 
         Raises:
             ConfigError: torch is not installed.
         """
         from feeder_client.torch_dataset import make_torch_dataset
 
-        return make_torch_dataset(self)
+        return make_torch_dataset(self, pin)
+
+    def _page_locked(self, pin: bool | None) -> AbstractContextManager[None]:
+        """What is opened in this context lies in page-locked memory where that can be. `pin` None: where Keras copies it to a device."""
+        if pin is False or self._core.closed:
+            return nullcontext()
+        if self._pins is None:
+            self._pins = pins_where_cuda_is_used(sure=pin is True)
+            if self._pins is not None:
+                weakref.finalize(self, self._pins.close)
+        return nullcontext() if self._pins is None else self._pins.asking()
 
     def stats(self) -> Stats:
         """Counters, see `Stats`."""
@@ -332,6 +349,8 @@ class FeederClient:
     def close(self) -> None:
         """Leave the servers, and end a private one. Takes at most a few seconds; may be called again."""
         self._finalizer()
+        if self._pins is not None:
+            self._pins.close()
 
     def __enter__(self: Self) -> Self:
         return self

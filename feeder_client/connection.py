@@ -201,7 +201,7 @@ class Connection:
                     if isinstance(message, m.Welcome):
                         self._welcome(message)
                     elif isinstance(message, m.Retired) and self.loan is not None:
-                        self.loan.reader.forget(message.blocks)
+                        self.loan.forget(message.blocks)
                     yield message
 
     def _unpack(self, frame: zmq.Frame) -> list[m.ToClient]:

@@ -101,6 +101,31 @@ def announced(dataset: object, frame: FrameType | None) -> Pass:
     return Pass(shuffle if isinstance(shuffle, bool) else None, None, reader)
 
 
+def takes_tensors(dataset: object, frame: FrameType | None) -> bool:
+    """Is it Keras' own reader that asks `dataset` for a batch in `frame`, and is the next thing it does to make torch's tensors of it?
+
+    A generator of ``PyDatasetAdapter``, read by the dataset that converts for a torch DataLoader. False where it looks otherwise.
+    """
+    # Names of modules come first: ``f_locals`` of a frame, once asked for, holds what lies there now, such as the batch before this one.
+    if frame is None or not _is_of(frame, "py_dataset_adapter"):
+        return False
+    above = frame.f_back
+    if above is None or above.f_code.co_name != "__iter__" or not _is_of(above, "data_adapter_utils"):
+        return False
+    return getattr(frame.f_locals.get("self"), "py_dataset", None) is dataset
+
+
+def _is_of(frame: FrameType, module: str) -> bool:
+    return str(frame.f_globals.get("__name__")).rpartition(".")[2] == module
+
+
+def on_torch(base: type[Any]) -> bool:
+    """Does the Keras with this class for its datasets compute with torch? Looked up in what is loaded: imports nothing."""
+    module = sys.modules.get(base.__module__.partition(".")[0])
+    backend = getattr(getattr(module, "config", None), "backend", None)
+    return base.__name__ == "PyDataset" and "torch" in sys.modules and callable(backend) and backend() == "torch"
+
+
 def announces_passes(base: type[Any]) -> bool:
     """Does a Keras with this class for its datasets say when a pass begins? Keras 2 doesn't."""
     return hasattr(base, "on_epoch_begin")

@@ -10,12 +10,14 @@ from __future__ import annotations
 import mmap
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from feeder_client.pinned import Pins, asked
 from feeder_wire import codec
 from feeder_wire.arena import ArenaReader
 from feeder_wire.errors import FeederError
@@ -41,6 +43,7 @@ class Loan:
         self._wake = wake
         self._sizes: dict[str, int] = {}  # of all blocks in hand
         self._handed: dict[str, int] = {}  # of those whose views the caller has
+        self._pins: Pins | None = None  # who page-locks them, where that is wanted
 
     @property
     def holds(self) -> tuple[str, ...]:
@@ -57,6 +60,18 @@ class Loan:
         mapped = self.reader.map(lent.block, lent.size)
         self._sizes[lent.block] = lent.size
         return mapped
+
+    def memory(self, block: str, mapped: mmap.mmap) -> tuple[mmap.mmap | memoryview, Callable[[str], None]]:
+        """What views of a block are made of, and what is to be called when the last one has died: see pinned.py."""
+        self._pins = asked() or self._pins
+        pages = None if self._pins is None else self._pins.pages(self, block, mapped)
+        return (mapped, self.give_back) if pages is None else (pages.data, partial(pages.release, self.give_back))
+
+    def forget(self, blocks: Sequence[str]) -> None:
+        """These blocks are gone; views of them keep what they need."""
+        if self._pins is not None:
+            self._pins.forget(self, blocks)
+        self.reader.forget(blocks)
 
     def give_back(self, block: str) -> None:
         """Nobody looks at this block any more. From any thread."""
@@ -105,14 +120,15 @@ class Borrowed:
 
     def open(self) -> object:
         """The batch: views of the block, or of a copy where the caller holds too many."""
-        block: Bytes = np.frombuffer(self.mapped, np.uint8, self.nbytes)
+        memory, home = self.loan.memory(self.block, self.mapped)
+        block: Bytes = np.frombuffer(memory, np.uint8, self.nbytes)
         if not self.loan.hand_out(self.block):
             data = codec.aligned_empty(self.nbytes)
             np.copyto(data, block)
             self.loan.give_back(self.block)
             return codec.decode(self.head, data)
         # At exit the process' mappings go anyway, and the receiver thread is gone: nothing to call.
-        weakref.finalize(block, self.loan.give_back, self.block).atexit = False
+        weakref.finalize(block, home, self.block).atexit = False
         return codec.decode(self.head, block)
 
     def drop(self) -> None:

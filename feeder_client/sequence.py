@@ -6,9 +6,11 @@ first object of it is made: ``FeederSequence(...)`` gives an instance of a class
 Keras 2 never says that a pass begins. But it asks for the length in the same thread right before, which the peek in front of it does
 not, and this is taken for the word: see `FeederSequence._heed_keras_2`.
 
-Keras takes less than sources give. Before a batch is handed to it, nested lists become tuples, a trailing None goes, arrays
-become native-endian and C-contiguous; a list at the top stays one, for Keras reads it as (x, y, sample_weight). Nothing is ever
-split, joined or re-batched. `FeederClient` hands out what the source returned, unchanged.
+Keras takes less than sources give, so a batch is handed to it in a form of its own, see forms.py. Nothing is ever split, joined or
+re-batched. `FeederClient` hands out what the source returned, unchanged.
+
+On torch Keras makes a tensor of each array by a copy. So there its own reader, and nobody else, is given tensors that are views of the
+arrays: ``seq[i]`` by hand is NumPy everywhere.
 """
 
 from __future__ import annotations
@@ -21,10 +23,9 @@ import weakref
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from feeder_client.client import FeederClient
-from feeder_client.keras_base import Pass, announced, announces_passes, base_of, find_base, with_base
+from feeder_client.forms import keras_form, keras_tensors
+from feeder_client.keras_base import Pass, announced, announces_passes, base_of, find_base, on_torch, takes_tensors, with_base
 from feeder_client.local import LocalServer
 from feeder_client.position import Position
 from feeder_client.skips import Missing
@@ -36,6 +37,8 @@ class FeederSequence(FeederClient):
 
     Args:
         keras: the module whose ``fit`` will be called (``keras``, ``tf_keras``), where it isn't the one that is loaded.
+        pin: on torch, whether blocks of shared memory are page-locked, so that copies to a CUDA device are faster. None: on Linux, from
+            1 MB on, once CUDA is in use. Elsewhere it changes nothing.
 
     ``len(seq)``, ``seq.num_batches`` (None for an endless stream without `steps`), ``seq[i]`` and ``for batch in seq`` are what
     Keras uses; `stats`, `verdict` and `close` are those of `FeederClient`.
@@ -50,6 +53,7 @@ class FeederSequence(FeederClient):
         self,
         *args: Any,
         keras: ModuleType | str | None = None,
+        pin: bool | None = None,
         workers: int = 1,
         use_multiprocessing: bool = False,
         max_queue_size: int = 10,
@@ -57,20 +61,22 @@ class FeederSequence(FeederClient):
     ) -> None:
         """See the class. `max_queue_size` is taken as every Keras dataset takes it, and changes nothing."""
         _refuse(workers > 1 or use_multiprocessing)
-        self._init_keras()
+        self._init_keras(pin)
         super().__init__(*args, **kwargs)
 
     def _init_local(self, running: LocalServer, options: dict[str, Any]) -> None:
         options.pop("keras", None)
         options.pop("max_queue_size", None)
         _refuse(options.pop("use_multiprocessing", False))
-        self._init_keras()
+        self._init_keras(options.pop("pin", None))
         super()._init_local(running, options)
 
-    def _init_keras(self) -> None:
+    def _init_keras(self, pin: bool | None) -> None:
+        self._pin = pin
         base = base_of(type(self), FeederSequence)
         self._pid = os.getpid()
         self._announces_passes = announces_passes(base)
+        self._on_torch = on_torch(base)
         self._reader: weakref.ref[Any] | None = None  # Keras' own object that read this last
         self._allowed: Any = None  # the filter that keeps Keras from warning of a short pass
         self._sweeper: int | None = None  # the thread that has asked for the length, and for no batch since
@@ -112,7 +118,16 @@ class FeederSequence(FeederClient):
             raise ConfigError(f"a FeederSequence can't be read in another process than the one that made it: {_WORKERS}")
         if not self._announces_passes:
             self._heed_keras_2()
-        return self._form(self._core.get(index, Missing.STAND_IN))  # Keras counts steps: it must get a batch
+        if not self._on_torch or not takes_tensors(self, sys._getframe(1)):
+            return self._form(self._core.get(index, Missing.STAND_IN))  # Keras counts steps: it must get a batch
+        with self._page_locked(self._pin):
+            batch = self._core.get(index, Missing.STAND_IN)
+        return self._form(batch) if self._comes_again(batch) else keras_tensors(batch)
+
+    def _comes_again(self, batch: Any) -> bool:
+        # What a training does to its input in place (a ReLU, a step of the user's) is done to the batch itself where it is a view. So the
+        # first two of an epoch, which may have been looked at only, are copied as ever.
+        return any(kept is batch for kept in list(self._core._kept.values()))
 
     def _rolls(self) -> bool:
         return not self._announces_passes  # Keras 2 ends the training where a pass is shorter than the first one
@@ -174,31 +189,3 @@ _WORKERS = (
 def _refuse(unwanted: bool) -> None:
     if unwanted:
         raise ConfigError(_WORKERS)
-
-
-def keras_form(batch: Any) -> Any:
-    """A batch as Keras takes it; see the module. Arrays that are fine already are the same objects."""
-    if type(batch) in (tuple, list):
-        items = [_tuples(item) for item in batch]
-        # (x, None) and (x, y, None) are refused on TensorFlow; what is missing at the end means the same.
-        while len(items) > 1 and items[-1] is None:
-            items.pop()
-        return tuple(items) if type(batch) is tuple else items
-    return _tuples(batch)
-
-
-def _tuples(item: Any) -> Any:
-    if isinstance(item, np.ndarray):
-        return native(item)
-    if isinstance(item, (tuple, list)):
-        return tuple(_tuples(part) for part in item)
-    if isinstance(item, dict):
-        return {key: _tuples(part) for key, part in item.items()}
-    return item
-
-
-def native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The array itself, or a native-endian, C-contiguous copy of it."""
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from feeder_client.forms import keras_form
 from feeder_client.position import Position
-from feeder_client.sequence import keras_form
 from feeder_client.skips import Missing
 from feeder_wire.errors import ConfigError, SourceError, UnsupportedBatch
 

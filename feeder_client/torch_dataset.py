@@ -1,8 +1,7 @@
 """A torch IterableDataset of a client's batches, as tensors on the client's own memory.
 
-``torch.from_numpy`` makes a view and keeps the array alive, and the array its block: a block goes home when the last tensor on it is
-gone, wherever that was kept. For ``DataLoader(dataset, batch_size=None)``, whose own workers are not wanted: they are copies of this
-process, and the batches are made by feeder's.
+They are views (forms.py), and hold their block. For ``DataLoader(dataset, batch_size=None)``, whose own workers are not wanted: they are
+copies of this process, and the batches are made by feeder's.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from feeder_client.sequence import native
+from feeder_client.forms import tensors
 from feeder_client.skips import Missing
 from feeder_wire.errors import ConfigError
 
@@ -26,10 +23,10 @@ _NO_WORKERS = (
 )
 
 
-def make_torch_dataset(client: FeederClient) -> Any:
+def make_torch_dataset(client: FeederClient, pin: bool = False) -> Any:
     """See `FeederClient.as_torch_dataset`."""
     plain, sized = _classes()
-    return (plain if client.num_batches is None else sized)(client)
+    return (plain if client.num_batches is None else sized)(client, pin)
 
 
 @cache
@@ -43,13 +40,14 @@ def _classes() -> tuple[type[Any], type[Any]]:
     class FeederDataset(IterableDataset):  # type: ignore[misc]
         """The batches of a feeder client; every iteration over it is one pass."""
 
-        def __init__(self, client: FeederClient) -> None:
-            self._client = client
+        def __init__(self, client: FeederClient, pin: bool) -> None:
+            self._client, self._pin = client, pin
 
         def __iter__(self) -> Iterator[Any]:
             if get_worker_info() is not None:
                 raise ConfigError(_NO_WORKERS)
-            return map(tensors, self._client._iterate(Missing.STAND_IN))  # its length was promised
+            batches = self._client._iterate(Missing.STAND_IN)  # its length was promised
+            return map(tensors, _page_locked(self._client, batches) if self._pin else batches)
 
         def __reduce__(self) -> Any:
             raise ConfigError(_NO_WORKERS)  # where DataLoader's workers are spawned, not forked
@@ -66,24 +64,11 @@ def _classes() -> tuple[type[Any], type[Any]]:
     return FeederDataset, SizedFeederDataset
 
 
-def tensors(item: Any) -> Any:
-    """A batch with tensors in the place of its arrays. What torch has no type for (texts, dates) stays an array; None stays None."""
-    if isinstance(item, np.ndarray):
-        return _tensor(native(item))
-    if isinstance(item, (tuple, list)):
-        parts = [tensors(part) for part in item]
-        return parts if isinstance(item, list) else tuple(parts)
-    if isinstance(item, dict):
-        return {key: tensors(part) for key, part in item.items()}
-    return item
-
-
-def _tensor(array: np.ndarray[Any, Any]) -> Any:
-    import torch
-
-    if array.dtype.name == "bfloat16":  # NumPy's is an extension type, which torch doesn't know under that name
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    try:
-        return torch.from_numpy(array)
-    except TypeError:
-        return array
+def _page_locked(client: FeederClient, batches: Iterator[Any]) -> Iterator[Any]:
+    over = object()
+    while True:
+        with client._page_locked(True):
+            found = [next(batches, over)]
+        if found[0] is over:
+            return
+        yield found.pop()  # else its block would be held until the next one is wanted

@@ -36,6 +36,7 @@ ALLOWED = {
     "print": {"feeder_server/cli.py", "feeder_server/demo.py"},
     "ml": {
         "feeder_client/sequence.py",
+        "feeder_client/forms.py",
         "feeder_client/keras_base.py",
         "feeder_client/tf_dataset.py",
         "feeder_client/torch_dataset.py",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as programs
-from benchmarks import chart, compare, everything, fit, memory, quick, recover, scale, seeding, sources, start
+from benchmarks import chart, compare, everything, fit, gpu, gpu_training, memory, quick, recover, scale, seeding, sources, start
 from benchmarks.job import WORKS, Batches, Job, Peer, figures
 from benchmarks.measuring import AbsentError, Outcome, measure, rotated
 from benchmarks.peers import PEERS, rate_of
@@ -435,3 +435,94 @@ class TestSeeding:
     def test_one_for_real(self, name: str) -> None:
         """Seeding is never free, and a server never up in no time."""
         assert 0.05 < seeding.in_fresh_process(name) < 100_000
+
+
+def steps(**figures: float | None) -> dict[str, list[Outcome]]:
+    """Two rounds of ``backend__way``, in milliseconds per step; None: absent."""
+    absent = Outcome(why="not | installed")
+    names = {name: name.replace("__", "/").replace("_", "-") for name in figures}
+    return {names[name]: [Outcome({"step": step, "epoch": step / 10}) if step else absent] * 2 for name, step in figures.items()}
+
+
+class TestGpu:
+    def test_the_share_is_the_floor_over_the_step(self) -> None:
+        found = steps(torch__floor=50.0, torch__feeder_1=300.0, torch__feeder_16=52.0, jax__floor=None, jax__in_process=400.0)
+        goals, torch, jax = gpu.tables(found, {"torch": 50.0})
+        assert goals.rows[0] == ("torch: the device's share, feeder with 16 workers", "96.2 %", "at least 90 %", "yes")
+        assert torch.title == "torch" and torch.words == ["The model's step was measured as 50.0 ms."]
+        assert [row[3] for row in torch.rows] == ["100", "16.7", "96.2"]
+        assert jax.rows == [
+            (gpu.WAYS["floor"].title, "absent: not / installed", "", "", ""),
+            ("in process", "400", "40", "absent", "absent"),
+        ]
+        well_formed(markdown([goals, torch, jax], ["a machine"], "a command"))
+
+    def test_without_a_gpu_it_says_so_in_one_line(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        for module in (gpu, gpu_training):
+            monkeypatch.setattr(module, "SMI", ("no-such-program",))
+        with pytest.raises(SystemExit) as ended:
+            gpu.main([])
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith("there is no GPU here") and said.count("\n") == 1
+
+    def test_what_is_no_way_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
+        for option in ("--only", "--backends"):
+            with pytest.raises(SystemExit):
+                gpu.main(["--device", "cpu", option, "nothing"])
+            assert option in capsys.readouterr().err
+
+    def test_what_nvidia_smi_says(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        script = tmp_path / "smi.py"
+        script.write_text(
+            "import sys, time\n"
+            "if '-lms' in sys.argv:\n"
+            "    print('[N/A]', '40', '60', sep='\\n', flush=True)\n"
+            "    time.sleep(600)\n"
+            "print('A Device, 570.1, 81559')\n"
+        )
+        for module in (gpu, gpu_training):
+            monkeypatch.setattr(module, "SMI", (sys.executable, str(script)))
+        assert gpu.gpus() == ["GPU: A Device, 570.1, 81559 MiB"]
+        with gpu_training.sampled(True) as samples:
+            until(lambda: samples() == [40.0, 60.0], "samples come")
+        with gpu_training.sampled(False) as samples:
+            assert samples() == []
+
+    def test_a_failed_calibration_makes_its_rows_absent(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[str] = []
+
+        def pretend(function: str, arguments: dict[str, object], limit: float, env: dict[str, str | None]) -> Outcome:
+            asked.append(function)
+            assert env["CUDA_VISIBLE_DEVICES"] == "1"
+            return Outcome(why="torch 2 sees no GPU")
+
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+        monkeypatch.setattr(gpu, "measure", pretend)
+        made = gpu.run(["torch/floor", "torch/feeder-16"], 2, gpu.SIZES["gpu"], False, 1.0, lambda text: None)
+        assert asked == ["benchmarks.gpu_training:calibrate"]
+        assert {row[1] for row in made[-1].rows} == {"absent: torch 2 sees no GPU"}
+
+    def test_the_augmentation_is_as_slow_as_it_is_told(self) -> None:
+        size = gpu.QUICK["cpu"]
+        assert gpu_training.loops_beside(size, 0.0) == 0 < gpu_training.loops_beside(size, 0.5)
+        x, y = sources.Augmented(**size.args)[3]
+        assert (x.dtype.name, x.shape, y.dtype.name, y.shape) == ("float32", (8, 16, 16, 3), "float32", (8, 1))
+        assert 0 <= x.min() < 0.1 and 0.9 < x.max() <= 1 and len(sources.Augmented(**size.args)) == size.steps
+        assert (x == sources.Augmented(**size.args)[3][0]).all()
+
+    @pytest.mark.slow
+    @pytest.mark.keras
+    @pytest.mark.timeout(240)
+    def test_a_tiny_run(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        """Without a GPU, in this process but for the measurements."""
+        pytest.importorskip("keras")
+        pytest.importorskip("torch")
+        file = tmp_path / "table.md"
+        gpu.main(["--quick", "--device", "cpu", "--backends", "torch", "--only", "floor,feeder-1", "--markdown", str(file)])
+        text = file.read_text(encoding="utf-8")
+        assert text.startswith("`python -m benchmarks gpu --device cpu --backends torch --rounds 1 --only floor,feeder-1`\n")
+        well_formed(text)
+        assert "absent:" not in text and "no GPU is used" in text, text
+        assert "| **feeder**, 1 worker | " in text
+        assert "round 1 of 1: torch: **feeder**, 1 worker" in capfd.readouterr().err

@@ -137,7 +137,7 @@ class TestPython:
         """The table of arguments in the FAQ is complete, and has no others."""
         rows = re.findall(r"^\| (`\w+=?`(?:, `\w+=?`)*) \|", section("docs/faq.md", "Which arguments are there?"), flags=re.M)
         named = {name for row in rows for name in re.findall(r"\w+", row)}
-        real = {*inspect.signature(FeederClient.__init__).parameters, *inspect.signature(FeederClient.local).parameters, "keras"}
+        real = {*inspect.signature(FeederClient.__init__).parameters, *inspect.signature(FeederClient.local).parameters, "keras", "pin"}
         assert named == real - {"self", "options"}
 
     def test_what_is_planned_is_not_there(self) -> None:

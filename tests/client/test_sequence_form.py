@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feeder_client.sequence import keras_form
+from feeder_client.forms import keras_form
 
 X, Y, W = np.zeros((4, 2), np.float32), np.arange(4), np.ones(4)
 

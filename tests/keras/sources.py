@@ -137,3 +137,30 @@ def changing() -> Iterator[Any]:
     yield np.arange(2)
     yield np.arange(3)
     yield np.arange(2.0)
+
+
+class Random(Samples):
+    """Inputs (samples, 4096) that a model can learn something from: they travel in blocks.
+
+    Args:
+        form: xy, weighted, dict, classes, bare.
+        dtype: of the inputs.
+        n: batches of one epoch.
+    """
+
+    def __init__(self, form: str = "xy", dtype: str = "f4", n: int = 6) -> None:
+        super().__init__(n)
+        self.form, self.dtype = form, dtype
+
+    def __getitem__(self, i: int) -> Any:
+        rng = np.random.default_rng([self.epoch, i])
+        size = 6 if i == self.n - 1 else 16
+        x = (rng.random((size, 4096)) * 4).astype(self.dtype)
+        y = x[:, :1].astype(np.float32) - 1
+        if self.form == "weighted":
+            return x, y, rng.random(size).astype(np.float32)
+        if self.form == "dict":
+            return {"left": x, "right": x[:, ::-1]}, y
+        if self.form == "classes":
+            return x, (y > 1).astype(np.int64)
+        return x if self.form == "bare" else (x, y)

@@ -68,3 +68,8 @@ def test_as_tf_dataset(tmp_path: Path) -> None:
 def test_as_torch_dataset(tmp_path: Path) -> None:
     needs("torch")
     run_checks(tmp_path, "torch_checks.py")
+
+
+def test_tensors_on_torch(tmp_path: Path) -> None:
+    needs("keras", "torch")
+    run_checks(tmp_path, "tensor_checks.py", backend="torch")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import pickle
 import sys
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +16,7 @@ from checking import SOURCES, check, refused, run
 from torch.utils.data import DataLoader, IterableDataset
 
 from feeder_client import FeederClient
+from feeder_client.pinned import Pins
 
 N, SAMPLES = 8, 30
 
@@ -90,6 +95,73 @@ def tensors_keep_their_blocks() -> None:
             assert all((x == y[2:]).all() for x, y in kept)
 
 
+class Device:
+    """Something that stands for CUDA: it does what it is asked for late, and in that order."""
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], object]] = []
+        self.registered: set[int] = set()
+        self.times = 0
+
+    def register(self, address: int, size_bytes: int) -> int:
+        self.registered.add(address)
+        self.times += 1
+        return 0
+
+    def unregister(self, address: int) -> int:
+        self.registered.remove(address)
+        return 0
+
+    def mark(self) -> Any:
+        over = threading.Event()
+        self.work.append(over.set)
+        return SimpleNamespace(done=over.is_set, wait=over.wait)
+
+    def copy(self, tensor: Any, expected: list[int]) -> None:
+        address, size = tensor.data_ptr(), tensor.nbytes
+
+        def late() -> None:  # the tensor is gone by then
+            found = np.frombuffer((ctypes.c_char * size).from_address(address), np.float32).reshape(tensor_shape)
+            assert found[:, 0].tolist() == found[:, -1].tolist() == expected
+
+        tensor_shape = tuple(tensor.shape)
+        self.work.append(late)
+
+    def run(self, behind: int) -> None:
+        while len(self.work) > behind:
+            self.work.pop(0)()
+
+
+@check
+def page_locked_blocks_wait_for_the_device() -> None:
+    """Each is copied after its tensor was dropped: nobody may have written to it until then."""
+    device = Device()
+    with client("Large", args={"n": 60}, prefetch=6) as c:
+        c._pins = Pins(device, least_bytes=1)
+        for _ in range(3):
+            seen = 0
+            for x, y in DataLoader(c.as_torch_dataset(pin=True), batch_size=None):
+                device.copy(x, y.ravel().tolist())
+                assert x.data_ptr() - x.data_ptr() % 4096 in device.registered
+                del x, y
+                device.run(behind=12)
+                seen += 1
+            assert seen == 60
+        blocks = len(device.registered)
+        assert blocks < 90, "blocks come back"
+        assert device.times == blocks, "a block is registered once"
+        device.run(behind=0)
+    assert not device.registered
+    assert "feeder-pinned" not in [thread.name for thread in threading.enumerate()]
+
+
+@check
+def without_cuda_pin_changes_nothing() -> None:
+    with client() as c:
+        assert samples(DataLoader(c.as_torch_dataset(pin=True), batch_size=None)) == epoch(0)
+        assert c._pins is None
+
+
 @check
 def errors_come_in_order() -> None:
     with client(args={"broken": 5}) as c:
@@ -134,7 +206,7 @@ def structures() -> None:
     with client("dates", workers=1) as c:
         _, when = next(iter(c.as_torch_dataset()))
         assert when["when"].dtype == np.dtype("M8[D]")
-    from feeder_client.torch_dataset import tensors
+    from feeder_client.forms import tensors
 
     for odd in (np.arange(12.0).reshape(3, 4).T, np.arange(6)[::-1], np.array(3.25), np.zeros((0, 3))):
         assert np.array_equal(tensors(odd).numpy(), odd)
