@@ -160,7 +160,7 @@ def sampled(wanted: bool) -> Iterator[Callable[[], list[float]]]:
             process.wait()
 
 
-def fit(backend: str, size: Mapping[str, Any], feed: str, workers: int = 0, pin: bool | None = None) -> dict[str, float]:
+def fit(backend: str, size: Mapping[str, Any], feed: str, workers: int = 0, pin: bool = False) -> dict[str, float]:
     """One training."""
     training = Training(backend, Size(**size))
     training.ready()
@@ -191,7 +191,7 @@ def loops_beside(size: Size, seconds: float) -> int:
 
 
 @contextmanager
-def _loader(method: str, training: Training, workers: int, pin: bool | None) -> Iterator[Any]:
+def _loader(method: str, training: Training, workers: int, pin: bool) -> Iterator[Any]:
     try:
         from torch.utils.data import DataLoader
     except ImportError:
@@ -203,7 +203,7 @@ def _loader(method: str, training: Training, workers: int, pin: bool | None) -> 
     )  # fmt: skip
 
 
-def _feeder(training: Training, workers: int, pin: bool | None) -> AbstractContextManager[Any]:
+def _feeder(training: Training, workers: int, pin: bool) -> AbstractContextManager[Any]:
     from feeder_client import FeederSequence
 
     # Three workers of feeder's and more have several batches of 38.5 MB ready: room for them on both sides.
@@ -214,7 +214,7 @@ def _feeder(training: Training, workers: int, pin: bool | None) -> AbstractConte
     return made
 
 
-def _in_process(training: Training, workers: int, pin: bool | None) -> AbstractContextManager[Any]:
+def _in_process(training: Training, workers: int, pin: bool) -> AbstractContextManager[Any]:
     import keras
 
     from benchmarks.fit import in_process
@@ -222,7 +222,7 @@ def _in_process(training: Training, workers: int, pin: bool | None) -> AbstractC
     return nullcontext(in_process(keras, sources.Augmented(**training.size.args)))
 
 
-Feed = Callable[[Training, int, "bool | None"], AbstractContextManager[Any]]
+Feed = Callable[[Training, int, bool], AbstractContextManager[Any]]
 FEEDS: dict[str, Feed] = {
     "same": lambda training, workers, pin: nullcontext(training.same()),
     "in process": _in_process,

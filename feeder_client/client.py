@@ -326,12 +326,12 @@ class FeederClient:
 
         return make_torch_dataset(self, pin)
 
-    def _page_locked(self, pin: bool | None) -> AbstractContextManager[None]:
-        """What is opened in this context lies in page-locked memory where that can be. `pin` None: where Keras copies it to a device."""
-        if pin is False or self._core.closed:
+    def _page_locked(self, pin: bool) -> AbstractContextManager[None]:
+        """What is opened in this context lies in page-locked memory, if `pin`, and where that can be."""
+        if not pin or self._core.closed:
             return nullcontext()
         if self._pins is None:
-            self._pins = pins_where_cuda_is_used(sure=pin is True)
+            self._pins = pins_where_cuda_is_used()
             if self._pins is not None:
                 weakref.finalize(self, self._pins.close)
         return nullcontext() if self._pins is None else self._pins.asking()

@@ -304,13 +304,7 @@ class _Events:
                 event.synchronize()
 
 
-def pins_where_cuda_is_used(sure: bool) -> Pins | None:
-    """For a client on torch; None: nothing here copies to a CUDA device, as far as is known now.
-
-    Args:
-        sure: the user wants it. Else it has to be a Linux: elsewhere blocks are files on a disk, and nobody has tried to lock those.
-    """
+def pins_where_cuda_is_used() -> Pins | None:
+    """For a client on torch; None: nothing here copies to a CUDA device, as far as is known now."""
     torch = sys.modules.get("torch")
-    if torch is None or not (sure or sys.platform == "linux") or not torch.cuda.is_initialized():
-        return None
-    return Pins(Cuda(torch))
+    return Pins(Cuda(torch)) if torch is not None and torch.cuda.is_initialized() else None

@@ -37,8 +37,8 @@ class FeederSequence(FeederClient):
 
     Args:
         keras: the module whose ``fit`` will be called (``keras``, ``tf_keras``), where it isn't the one that is loaded.
-        pin: on torch, whether blocks of shared memory are page-locked, so that copies to a CUDA device are faster. None: on Linux, from
-            1 MB on, once CUDA is in use. Elsewhere it changes nothing.
+        pin: on torch, whether blocks of shared memory of 1 MB and more are page-locked once CUDA is in use, so that copies to its device
+            are faster (docs/operations.md). Elsewhere it changes nothing.
 
     ``len(seq)``, ``seq.num_batches`` (None for an endless stream without `steps`), ``seq[i]`` and ``for batch in seq`` are what
     Keras uses; `stats`, `verdict` and `close` are those of `FeederClient`.
@@ -53,7 +53,7 @@ class FeederSequence(FeederClient):
         self,
         *args: Any,
         keras: ModuleType | str | None = None,
-        pin: bool | None = None,
+        pin: bool = False,
         workers: int = 1,
         use_multiprocessing: bool = False,
         max_queue_size: int = 10,
@@ -68,10 +68,10 @@ class FeederSequence(FeederClient):
         options.pop("keras", None)
         options.pop("max_queue_size", None)
         _refuse(options.pop("use_multiprocessing", False))
-        self._init_keras(options.pop("pin", None))
+        self._init_keras(bool(options.pop("pin", False)))
         super()._init_local(running, options)
 
-    def _init_keras(self, pin: bool | None) -> None:
+    def _init_keras(self, pin: bool) -> None:
         self._pin = pin
         base = base_of(type(self), FeederSequence)
         self._pid = os.getpid()

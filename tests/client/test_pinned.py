@@ -428,15 +428,11 @@ class TestCuda:
 
     def test_where_cuda_is_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "torch", FakeTorch())
-        monkeypatch.setattr(pinned, "sys", SimpleNamespace(modules=sys.modules, platform="linux"))
-        assert isinstance(pins_where_cuda_is_used(sure=False), Pins)
-        monkeypatch.setattr(pinned, "sys", SimpleNamespace(modules=sys.modules, platform="win32"))
-        assert pins_where_cuda_is_used(sure=False) is None
-        assert isinstance(pins_where_cuda_is_used(sure=True), Pins)
+        assert isinstance(pins_where_cuda_is_used(), Pins)
         monkeypatch.setitem(sys.modules, "torch", FakeTorch(initialized=False))
-        assert pins_where_cuda_is_used(sure=True) is None
+        assert pins_where_cuda_is_used() is None
         monkeypatch.delitem(sys.modules, "torch")
-        assert pins_where_cuda_is_used(sure=True) is None
+        assert pins_where_cuda_is_used() is None
 
 
 def test_an_array_tells_before_its_mapping_goes(tmp_path: Path) -> None:
