@@ -71,7 +71,7 @@ class FeederSequence(FeederClient):
         self._init_keras(bool(options.pop("pin", False)))
         super()._init_local(running, options)
 
-    def _init_keras(self, pin: bool) -> None:
+    def _init_keras(self, pin: bool = False) -> None:
         self._pin = pin
         base = base_of(type(self), FeederSequence)
         self._pid = os.getpid()
