@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import signal
 import subprocess
 import sys
-from typing import Any
+from typing import Any, BinaryIO
 
 log = logging.getLogger("feeder.worker")
 
@@ -59,3 +60,12 @@ class Job:
         if sys.platform == "win32" and self._handle is not None:
             if not self._kernel.AssignProcessToJobObject(self._handle, ctypes.c_void_p(int(process._handle))):  # type: ignore[attr-defined]
                 log.debug("worker %d could not be put into the job: error %d", process.pid, ctypes.get_last_error())
+
+
+def take_over_stdin() -> BinaryIO:
+    """Keep the parent's pipe for ourselves: user code that reads stdin gets an end of file instead of our set-up."""
+    private = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return os.fdopen(private, "rb")

@@ -18,10 +18,10 @@ import threading
 from dataclasses import replace
 from typing import Any, BinaryIO
 
+from feeder_server.bond import take_over_stdin
 from feeder_server.config import ServeConfig, SourceEntry, resolve_workers
 from feeder_server.node import Node
 from feeder_server.target import parse_target, plain
-from feeder_server.worker import take_over_stdin
 from feeder_wire.errors import ConfigError, FeederError
 from feeder_wire.security import KeyPair
 from feeder_wire.sizes import parse_size

@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 from feeder_server import entropy, failure, inplace, light_imports, sample, sharing
-from feeder_server.bond import die_with_parent
+from feeder_server.bond import die_with_parent, take_over_stdin
 from feeder_server.code_version import code_version
 from feeder_server.copies import Copies, Maker, StreamEnded
 from feeder_server.fingerprint import attributes, changed, fingerprint
@@ -297,15 +297,6 @@ def _beacon(directories: list[str], slot: int, generation: int) -> Beacon | None
     except OSError as e:
         log.debug("no beacon: %s", e)
         return None
-
-
-def take_over_stdin() -> BinaryIO:
-    """Keep the node's pipe for ourselves: user code that reads stdin gets an end of file instead of our set-up."""
-    private = os.dup(0)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    return os.fdopen(private, "rb")
 
 
 def watch(pipe: BinaryIO) -> None:

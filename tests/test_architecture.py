@@ -258,9 +258,10 @@ def test_starts_without_frameworks(module: str) -> None:
     assert not loaded_by(module) & ML
 
 
-def test_a_node_starts_without_numpy() -> None:
+@pytest.mark.parametrize("module", ["feeder_server.node", "feeder_server.serve", "feeder_server.private"])
+def test_a_node_starts_without_numpy(module: str) -> None:
     """It moves descriptors and never decodes a batch."""
-    assert "numpy" not in loaded_by("feeder_server.node")
+    assert "numpy" not in loaded_by(module)
 
 
 class TestTheRulesThemselves:
