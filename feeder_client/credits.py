@@ -20,6 +20,8 @@ Key: TypeAlias = tuple[int, int]
 AHEAD_SECONDS = 0.020
 """Work that one worker should have ahead of it, on its way and in its queue."""
 MAX_DEPTH = 128
+LEAST_SECONDS = 1e-9
+"""No batch takes less; what a peer says may be a number by which nothing can be divided."""
 WIDEST = 4
 """Times of the sum of all shares that the window may be for the sake of slow nodes. One that is slower than that allows gets nothing."""
 TRIAL = 50.0
@@ -41,7 +43,7 @@ class Node:
     @property
     def rate(self) -> float:
         """Batches per second; 0: not known."""
-        return self.workers / self.seconds if self.seconds > 0 else 0.0
+        return self.workers / max(self.seconds, LEAST_SECONDS) if self.seconds > 0 else 0.0
 
     @property
     def soonest(self) -> float:
@@ -72,22 +74,29 @@ class Credits:
 
     def share(self, node: Node) -> int:
         """Requests that `node` may owe, and that may be stored on its account."""
-        share = node.workers * self.depth(node) + 1
-        if len(self.nodes) < 2:
-            return share
-        return max(share, math.ceil(node.rate * self._slowest()) + node.workers + 1)
+        return self._share(node, self._slowest())
+
+    def _share(self, node: Node, slowest: float) -> int:
+        return max(self._least(node), math.ceil(node.rate * slowest) + node.workers + 1)
+
+    def _least(self, node: Node) -> int:
+        """The share of a node that is alone, or among others as fast."""
+        return node.workers * self.depth(node) + 1
 
     def _slowest(self) -> float:
-        """Seconds that the slowest node takes for a batch; it doesn't count if the window would have to be too wide for it."""
+        """Seconds that the slowest of several nodes takes for a batch; it doesn't count if the window would have to be too wide for it."""
+        if len(self.nodes) < 2:
+            return 0.0
         there = [node for node in self.nodes.values() if not node.leaving]
-        most = WIDEST * sum(node.workers * self.depth(node) + 1 for node in there)
+        most = WIDEST * sum(map(self._least, there))
         rate = sum(node.rate for node in there)
         return max((node.seconds for node in there if rate * node.seconds <= most), default=0.0)
 
     def limit(self) -> int:
         """Batches that may be asked for and not taken, over all nodes."""
         there = [node for node in self.nodes.values() if not node.leaving]
-        wide = sum(map(self.share, there)) if self._prefetch is None else max(1, self._prefetch)
+        slowest = self._slowest()
+        wide = sum(self._share(node, slowest) for node in there) if self._prefetch is None else max(1, self._prefetch)
         # How large batches are is known from those that have come, small ones first: ask for many only after some.
         wide = min(wide, sum(2 * node.workers + 1 for node in there) + 2 * self._seen)
         if self.batch_bytes:
@@ -96,11 +105,11 @@ class Credits:
 
     def pick(self, forced: bool, usable: Callable[[int], bool] = lambda node: True) -> int | None:
         """The node with the most room for its size; None: none has room. `forced`: one is named if there is any."""
-        best, load = None, float("inf")
+        best, load, slowest = None, float("inf"), self._slowest()
         for number, node in self.nodes.items():
             if node.leaving or not usable(number):
                 continue
-            used = (len(node.owed) + len(node.late)) / max(1, self.share(node))
+            used = (len(node.owed) + len(node.late)) / max(1, self._share(node, slowest))
             if used < load and (forced or used < 1):
                 best, load = number, used
         return best
@@ -110,8 +119,6 @@ class Credits:
 
         That one owes something, and when it answers there is more to ask.
         """
-        if len(self.nodes) < 2:
-            return self.pick(False)
         # Who is overdue with something is nobody to wait for.
         prompt = [node for node in self.nodes.values() if not (node.leaving or node.late)]
         if len(prompt) < 2:

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from feeder_client.credits import AHEAD_SECONDS, MAX_DEPTH, Credits, Key, Node
+from feeder_client.credits import AHEAD_SECONDS, MAX_DEPTH, WIDEST, Credits, Key, Node
 from feeder_client.order import Order
 from feeder_client.window import Request, Window, gather
 from tests.system.varying import size_of
@@ -512,6 +512,19 @@ def test_a_node_that_would_hold_up_the_others_gets_next_to_nothing(slower: int, 
     counts, seconds = simulate({0: (4, 0.1), 1: (4, 0.1 * slower)}, 20000, memory)
     assert counts[1] <= 9 + 20000 // slower // 2, "what it got before that was known, and a trial now and then"
     assert seconds < 1.2 * 20000 / 40
+
+
+@pytest.mark.parametrize("other", [5e-324, 1e-9, 1.0, 1e8])
+@pytest.mark.parametrize("one", [5e-324, 1e-9, 1.0, 1e8])
+def test_whatever_nodes_say_of_their_speed(one: float, other: float) -> None:
+    credits = Credits(MANY)
+    credits.nodes = {0: Node(3), 1: Node(1 << 16)}
+    for number, seconds in ((0, one), (1, other)):
+        for _ in range(100):
+            credits.learn(number, 10, seconds)
+    alone = sum(node.workers * credits.depth(node) + 1 for node in credits.nodes.values())
+    assert credits.limit() <= WIDEST * alone + alone
+    assert credits.pick_for(0) in (0, 1)
 
 
 def test_one_that_was_busy_for_a_while_is_tried_again() -> None:
