@@ -113,9 +113,12 @@ def floor(name: str, steps: int) -> Any:
 
 def same(steps: int) -> Any:
     """Keras' own PyDataset of one batch, in arrays that TensorFlow and JAX take as they are."""
-    import keras
+    return repeated(tuple(map(aligned, sources.Big(1)[0])), steps)
 
-    batch = tuple(map(aligned, sources.Big(1)[0]))
+
+def repeated(batch: Any, steps: int) -> Any:
+    """Keras' own PyDataset that gives one batch again and again."""
+    import keras
 
     class Same(keras.utils.PyDataset):  # type: ignore[misc]
         def __len__(self) -> int:

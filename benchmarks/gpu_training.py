@@ -127,18 +127,10 @@ class Training:
 
             return DataLoader(Same(), batch_size=None)
         import jax
-        import keras
 
-        there = tuple(map(jax.device_put, (x, y)))
+        from benchmarks.fit import repeated
 
-        class Again(keras.utils.PyDataset):  # type: ignore[misc]
-            def __len__(self) -> int:
-                return steps
-
-            def __getitem__(self, index: int) -> Any:
-                return there
-
-        return Again()
+        return repeated(tuple(map(jax.device_put, (x, y))), steps)
 
 
 @contextmanager
@@ -190,17 +182,17 @@ def loops_beside(size: Size, seconds: float) -> int:
     return sources.loops_for(left) if left > 0 else 0
 
 
-@contextmanager
-def _loader(method: str, training: Training, workers: int, pin: bool) -> Iterator[Any]:
+def _loader(method: str, training: Training, workers: int, pin: bool) -> AbstractContextManager[Any]:
     try:
         from torch.utils.data import DataLoader
     except ImportError:
         raise AbsentError("not installed: torch") from None
     locked = training.size.device == "gpu" and training.name == "torch"
-    yield DataLoader(
+    made = DataLoader(
         sources.Augmented(**training.size.args), batch_size=None, num_workers=workers, persistent_workers=True,
         multiprocessing_context=method, pin_memory=locked,
     )  # fmt: skip
+    return nullcontext(made)
 
 
 def _feeder(training: Training, workers: int, pin: bool) -> AbstractContextManager[Any]:

@@ -15,9 +15,10 @@ from typing import Any, Literal, TypeVar
 from feeder_client import saved
 from feeder_client.connection import Keys
 from feeder_client.core import Core
+from feeder_client.cuda import pins_where_cuda_is_used
 from feeder_client.local import LocalServer
 from feeder_client.options import Options
-from feeder_client.pinned import Pins, pins_where_cuda_is_used
+from feeder_client.pinned import Pins
 from feeder_client.position import Position
 from feeder_client.receiver import Receiver
 from feeder_client.skips import Missing, Skipped, budget_from

@@ -107,6 +107,11 @@ class Core(Waiting):
                 self._kept[key] = batch
         return batch
 
+    def keeps(self, batch: object) -> bool:
+        """Will this batch, which `get` gave, perhaps be given again?"""
+        with self._cond:
+            return any(kept is batch for kept in self._kept.values())
+
     def _key_of(self, index: int, order: Order) -> tuple[Key, Mark | None]:
         # Asked for again after an error or a time-out: it is still owed, and not the beginning of another pass.
         before = self._undelivered.get(index)

@@ -12,9 +12,12 @@ where that gives the same tensor it is spared: of uint16 it makes int32, for exa
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 _ALIKE = frozenset("?bBhilqefdFD")
 """Types (``dtype.char``) of which Keras makes the type of the same name; not the unsigned ones, but for bytes."""
@@ -32,16 +35,22 @@ def keras_form(batch: Any) -> Any:
 
 
 def _tuples(item: Any) -> Any:
+    return _changed(item, native, lists=tuple)
+
+
+def _changed(item: Any, change: Callable[[Array], Any], lists: Callable[[list[Any]], Any] = list) -> Any:
+    """`item` with each array changed, and each list made `lists` of; what is neither array nor container stays."""
     if isinstance(item, np.ndarray):
-        return native(item)
+        return change(item)
     if isinstance(item, (tuple, list)):
-        return tuple(_tuples(part) for part in item)
+        parts = [_changed(part, change, lists) for part in item]
+        return lists(parts) if isinstance(item, list) else tuple(parts)
     if isinstance(item, dict):
-        return {key: _tuples(part) for key, part in item.items()}
+        return {key: _changed(part, change, lists) for key, part in item.items()}
     return item
 
 
-def native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def native(array: Array) -> Array:
     """The array itself, or a native-endian, C-contiguous copy of it."""
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
@@ -50,37 +59,23 @@ def native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def tensors(item: Any) -> Any:
     """A batch with tensors in the place of its arrays. What torch has no type for (texts, dates) stays an array; None stays None."""
-    if isinstance(item, np.ndarray):
-        return _tensor(native(item))
-    if isinstance(item, (tuple, list)):
-        parts = [tensors(part) for part in item]
-        return parts if isinstance(item, list) else tuple(parts)
-    if isinstance(item, dict):
-        return {key: tensors(part) for key, part in item.items()}
-    return item
+    return _changed(item, lambda array: _tensor(native(array)))
 
 
 def keras_tensors(batch: Any) -> Any:
     """A batch in `keras_form`, with tensors where Keras' torch backend would make the same ones, by a copy, of the arrays."""
     found = keras_form(batch)
     # Keras puts an array that is a whole batch into a tuple, and refuses such a tensor.
-    return _views((found,) if isinstance(found, np.ndarray) else found)
+    return _changed((found,) if isinstance(found, np.ndarray) else found, _view)
 
 
-def _views(item: Any) -> Any:
-    if isinstance(item, np.ndarray):
-        alike = item.dtype.char in _ALIKE or item.dtype.name == "bfloat16"
-        # torch warns of an array that can't be written, and a copy of it can be.
-        return _tensor(item) if alike and item.flags.writeable else item
-    if isinstance(item, (tuple, list)):
-        parts = [_views(part) for part in item]
-        return parts if isinstance(item, list) else tuple(parts)
-    if isinstance(item, dict):
-        return {key: _views(part) for key, part in item.items()}
-    return item
+def _view(array: Array) -> Any:
+    alike = array.dtype.char in _ALIKE or array.dtype.name == "bfloat16"
+    # torch warns of an array that can't be written, and a copy of it can be.
+    return _tensor(array) if alike and array.flags.writeable else array
 
 
-def _tensor(array: np.ndarray[Any, Any]) -> Any:
+def _tensor(array: Array) -> Any:
     import torch
 
     if array.dtype.name == "bfloat16":  # NumPy's is an extension type, which torch doesn't know under that name

@@ -122,12 +122,9 @@ class FeederSequence(FeederClient):
             return self._form(self._core.get(index, Missing.STAND_IN))  # Keras counts steps: it must get a batch
         with self._page_locked(self._pin):
             batch = self._core.get(index, Missing.STAND_IN)
-        return self._form(batch) if self._comes_again(batch) else keras_tensors(batch)
-
-    def _comes_again(self, batch: Any) -> bool:
         # What a training does to its input in place (a ReLU, a step of the user's) is done to the batch itself where it is a view. So the
         # first two of an epoch, which may have been looked at only, are copied as ever.
-        return any(kept is batch for kept in list(self._core._kept.values()))
+        return self._form(batch) if self._core.keeps(batch) else keras_tensors(batch)
 
     def _rolls(self) -> bool:
         return not self._announces_passes  # Keras 2 ends the training where a pass is shorter than the first one

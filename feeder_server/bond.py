@@ -7,7 +7,8 @@ code sits in C and holds the GIL, or while the worker is stopped. So the system 
     Windows    the node puts its workers into a job, which the system ends with the node's last handle to it
     others     have no such thing; there such a worker ends as soon as its code lets go
 
-All of it is best effort: where it is refused, the pipe is what remains.
+All of it is best effort: where it is refused, the pipe is what remains. So user code must not get at it (`take_over_stdin`; a private
+server does the same with that of the training process).
 """
 
 from __future__ import annotations

@@ -40,6 +40,11 @@ _TO_WORKER = (w.Task, w.Free, w.Drop, w.Retire, w.Mode, w.Stop)
 _FROM_WORKER = (w.Joined, w.Loaded, w.LoadFailed, w.Made, w.MadeBlock, w.TaskFailed, w.TaskEnded, w.Dropped, w.Looked)
 
 Registry = Mapping[int, type[Any]]
+# Each end knows only what it may receive: a client that sends a node's message is a protocol error, not a surprise.
+TO_NODE: Registry = {c.CODE: c for c in _CLIENT_SIDE}
+TO_CLIENT: Registry = {c.CODE: c for c in _NODE_SIDE}
+TO_WORKER: Registry = {c.CODE: c for c in _TO_WORKER}
+FROM_WORKER: Registry = {c.CODE: c for c in _FROM_WORKER}
 
 
 def _row_of(message: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
@@ -47,11 +52,6 @@ def _row_of(message: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
     return attrgetter("CODE", *names) if names else lambda x: (x.CODE,)  # of one name attrgetter makes no tuple
 
 
-# Each end knows only what it may receive: a client that sends a node's message is a protocol error, not a surprise.
-TO_NODE: Registry = {c.CODE: c for c in _CLIENT_SIDE}
-TO_CLIENT: Registry = {c.CODE: c for c in _NODE_SIDE}
-TO_WORKER: Registry = {c.CODE: c for c in _TO_WORKER}
-FROM_WORKER: Registry = {c.CODE: c for c in _FROM_WORKER}
 _ROWS: dict[type[Any], Callable[[Any], tuple[Any, ...]]] = {c: _row_of(c) for c in (*_CLIENT_SIDE, *_NODE_SIDE, *_TO_WORKER, *_FROM_WORKER)}
 
 

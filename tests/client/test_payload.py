@@ -40,6 +40,10 @@ class Desk:
         lent = Lent(SESSION, 0, 0, encoded.head, block.name, block.size, encoded.nbytes, 0.0)
         return Borrowed(encoded.head, self.loan.accept(lent), encoded.nbytes, block.name, self.loan)
 
+    def close(self) -> None:
+        self.loan.reader.close()
+        self.writer.close()
+
     def home(self) -> list[str]:
         """What has come back since the last time."""
         names = list(self.loan.returned)
@@ -52,8 +56,7 @@ class Desk:
 def desk(tmp_path: Path) -> Iterator[Desk]:
     made = Desk(tmp_path, limit_bytes=4 * SIZE)
     yield made
-    made.loan.reader.close()
-    made.writer.close()
+    made.close()
 
 
 def in_block(array: Any, borrowed: Borrowed) -> bool:

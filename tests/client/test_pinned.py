@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 from feeder_client import pinned
-from feeder_client.pinned import ALREADY_REGISTERED, Cuda, Mark, Pins, asked, pins_where_cuda_is_used
+from feeder_client.cuda import Cuda, pins_where_cuda_is_used
+from feeder_client.pinned import ALREADY_REGISTERED, Mark, Pins, asked
 from tests.client.test_payload import SIZE, Desk
 from tests.serving import until
 
@@ -87,8 +88,7 @@ def in_maps(address: int, size: int) -> bool:
 def desk(tmp_path: Path) -> Iterator[Desk]:
     made = Desk(tmp_path, limit_bytes=8 * SIZE)
     yield made
-    made.loan.reader.close()
-    made.writer.close()
+    made.close()
 
 
 @pytest.fixture
