@@ -33,7 +33,7 @@ from feeder_wire.status_messages import Status as Status
 from feeder_wire.status_messages import Verdict as Verdict
 from feeder_wire.status_messages import Workers as Workers
 
-WIRE_VERSION = 3
+WIRE_VERSION = 4
 """Goes up with every change that an older peer would misread."""
 
 INLINE_BYTES = 32 * 1024
