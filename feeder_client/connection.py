@@ -119,7 +119,13 @@ class Connection:
     def flush(self) -> None:
         """Send what was gathered."""
         if self._out:
-            self.socket.send(frames.pack(self._out))
+            try:
+                self.socket.send(frames.pack(self._out), zmq.NOBLOCK)
+            except zmq.Again:
+                # Never for want of room: the socket has no connection any more, nor tries for one. That is how libzmq ends one whose
+                # handshake was refused, or whose peer broke the protocol, maybe before our first word; the monitor tells which.
+                # A send that waits would do so for ever.
+                self.given_up = True
             self._out.clear()
 
     def leave(self) -> None:

@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -73,7 +74,7 @@ class Visitor:
         try:
             self._socket.connect(endpoint)
             hello = m.Hello(m.WIRE_VERSION, secrets.token_bytes(16), f"feeder-server status, pid {os.getpid()} on {socket.gethostname()}")
-            self._socket.send(frames.pack([hello]))
+            self._send(hello)
             self._wait_for(m.Welcome, deadline)
         except BaseException:
             self.close()
@@ -81,7 +82,7 @@ class Visitor:
 
     def look(self) -> Report:
         """Ask how the node is. Raises as the class does."""
-        self._socket.send(frames.pack([m.Look()]))
+        self._send(m.Look())
         status: m.Status = self._wait_for(m.Status, time.monotonic() + self._timeout)
         try:
             return from_text(status.text)
@@ -89,6 +90,11 @@ class Visitor:
             raise VersionMismatch(
                 f"the status of the server at {self.endpoint} can't be read ({e}): another version of feeder runs there"
             ) from None
+
+    def _send(self, message: m.ToNode) -> None:
+        # A socket whose connection was refused has none any more, and would wait for ever. Whoever waits for an answer is told why.
+        with suppress(zmq.Again):
+            self._socket.send(frames.pack([message]), zmq.NOBLOCK)
 
     def _wait_for(self, kind: type[Any], deadline: float) -> Any:
         poller = zmq.Poller()
@@ -153,10 +159,7 @@ class Visitor:
 
     def close(self) -> None:
         """Say that we leave, so that the node forgets us at once, and close."""
-        try:
-            self._socket.send(frames.pack([m.Leave()]), zmq.NOBLOCK)
-        except zmq.ZMQError:  # nobody there
-            pass
+        self._send(m.Leave())
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close()

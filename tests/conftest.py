@@ -9,10 +9,11 @@ from collections.abc import Generator, Iterator
 import pytest
 from hypothesis import settings
 
-from tests import leaks
+from tests import leaks, serving
 from tests.backends import may_be_missing
 
 GRACE_SECONDS = 5.0  # for what is just ending; paid only by a test that leaves something behind
+SHOWN = 4000  # characters of what a process has said
 
 passed = pytest.StashKey[bool]()
 
@@ -31,8 +32,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Notes for `nothing_left_behind` whether the test itself passed."""
+    """Notes for `nothing_left_behind` whether the test itself passed; of one that did not, shows what the processes said."""
     report = yield
+    if report.failed:
+        report.sections += [(f"process {process.pid}", process.output[-SHOWN:]) for process in list(serving.started)]
     if report.when == "call":
         item.stash[passed] = report.passed
     return report

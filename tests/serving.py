@@ -20,6 +20,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,6 +58,9 @@ sys.exit(0 if done else f"no Ctrl-C for {sys.argv[1]}: {ctypes.WinError(ctypes.g
 _PIPES: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
 
 T = TypeVar("T")
+
+started: weakref.WeakSet[Running] = weakref.WeakSet()
+"""Processes whose output a test that fails shows: a server for a whole module says what happened to it where the test can't."""
 
 
 def until(condition: Callable[[], T], what: str | Callable[[], str], seconds: float = SECONDS) -> T:
@@ -103,6 +107,7 @@ class Running:
         ]
         for reader in self._readers:
             reader.start()
+        started.add(self)
 
     def _read(self, name: str, pipe: IO[str]) -> None:
         with pipe:

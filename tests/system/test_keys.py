@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import zmq
 
 from feeder_client import AuthenticationError, ConfigError, FeederClient
-from tests.serving import COMMAND, SOURCES, Serving, serve
+from tests.serving import COMMAND, SOURCES, Serving, serve, until
 
 PROMPT = 15.0  # seconds; far below the connect_timeout, far above what it takes
 
@@ -86,6 +87,19 @@ def test_keys_for_a_server_without(locked: Locked, tmp_path: Path) -> None:
         said = refused(lambda: Locked(node, locked.folder).connect())
     assert said.startswith(node.endpoint)
     assert "no keys at all" in said
+
+
+def test_another_key_where_the_refusal_is_quicker_than_the_first_word(locked: Locked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libzmq drops the pipe of a connection that was refused; a socket without one would make the thread that sends wait for ever."""
+    connect = zmq.Socket.connect
+
+    def connect_and_lose(self: zmq.Socket[bytes], endpoint: str) -> None:
+        connect(self, endpoint)
+        if self.type == zmq.DEALER:
+            until(lambda: not self.get(zmq.EVENTS) & zmq.POLLOUT, "it is refused")
+
+    monkeypatch.setattr(zmq.Socket, "connect", connect_and_lose)
+    assert "--authorized-clients" in refused(lambda: locked.connect("others/stranger.key_secret"))
 
 
 def test_those_who_were_refused_disturb_nobody(locked: Locked) -> None:
