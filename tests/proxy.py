@@ -13,6 +13,7 @@ One thread with plain sockets does it all; a call returns when what it asks for 
 
 from __future__ import annotations
 
+import ctypes
 import random
 import selectors
 import socket
@@ -36,6 +37,10 @@ DELAYED_BYTES = 32 * 1024 * 1024
 """The same while there is a delay: a long line holds more."""
 SLICE_SECONDS = 0.02
 """A throttled line moves about so many seconds' worth of bytes at once."""
+_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
+RESETS_BEFORE_ACCEPT = not _WINE
+"""Of a connection that was reset before it was accepted, `accept` says on Windows that it was reset. Wine says that it is not connected,
+an error that libzmq doesn't expect there, and ends its process for. So under Wine a node that hasn't said anything yet sees an end."""
 _RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
@@ -84,6 +89,7 @@ class _Pipe:
     rng: random.Random
     queue: deque[tuple[float, memoryview]] = field(default_factory=deque)  # (when it is due, bytes)
     held: int = 0
+    begun: bool = False  # something has come from the source
     ended: bool = False  # nothing more comes from the source
     finished: bool = False  # and the sink has been told
     silent: bool = False  # for good: a stream with a hole in it is of no use to anybody
@@ -105,7 +111,7 @@ class _Pipe:
 
     def read(self, now: float) -> None:
         data = self.source.recv(PIECE_BYTES)
-        self.ended = not data
+        self.begun, self.ended = self.begun or bool(data), not data
         if self.way.silent and not self.silent:
             self.hush()
         if self.silent:
@@ -165,7 +171,7 @@ class _Link:
 
     def close(self, reset: bool) -> None:
         for end in (self.client, self.node):
-            if reset:
+            if reset and (end is self.client or self.down.begun or RESETS_BEFORE_ACCEPT):
                 with suppress(OSError):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             end.close()

@@ -7,12 +7,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 
 import pytest
 
 from tests.proxy import Proxy
-from tests.serving import until
+from tests.serving import ON_WINDOWS, until
 
 
 class Echo:
@@ -101,6 +101,20 @@ def exchange(proxy: Proxy, data: bytes = b"hello") -> bytes:
         got = receive(end, len(data))
         sender.join(30)
         return got
+
+
+@pytest.mark.skipif(ON_WINDOWS, reason="accept itself says there that the connection was reset")
+@pytest.mark.parametrize("resets", [True, False])
+def test_what_was_not_accepted_may_not_be_reset(resets: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.proxy.RESETS_BEFORE_ACCEPT", resets)
+    with socket.create_server(("127.0.0.1", 0)) as server, Proxy(f"tcp://127.0.0.1:{server.getsockname()[1]}") as proxy:
+        with connect(proxy) as end:
+            end.sendall(b"hello")
+            until(lambda: proxy.counters.up_bytes == 5, "it is connected")
+            proxy.drop()
+        accepted, _ = server.accept()
+        with accepted, pytest.raises(ConnectionResetError) if resets else nullcontext():
+            assert (accepted.recv(5), accepted.recv(1)) == (b"hello", b"")
 
 
 def test_it_relays(proxy: Proxy) -> None:
