@@ -14,6 +14,7 @@ TESTED = (
     "execnet",
     "hypothesis",
     "iniconfig",
+    "lz4",
     "markdown-it-py",
     "mdurl",
     "ml-dtypes",
@@ -30,6 +31,7 @@ TESTED = (
     "pyzmq",
     "rich",
     "sortedcontainers",
+    "zstandard",
 )
 """feeder's dependencies and those of its tests, with what they need on Windows: pip on Linux would judge the markers for Linux."""
 
