@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from feeder_client.greeting import mechanism_at
 from feeder_client.payload import Borrowed, Broken, Bytes, Loan, Owned, Payload, small
@@ -22,7 +21,7 @@ from feeder_wire.arena import ArenaReader
 from feeder_wire.errors import ProtocolError, UnsupportedBatch, VersionMismatch
 from feeder_wire.packing import is_packed, unpack
 from feeder_wire.security import KeyPair, secure_client
-from feeder_wire.sockets import set_limits
+from feeder_wire.sockets import event_on, set_limits
 
 log = logging.getLogger("feeder.client")
 
@@ -150,7 +149,7 @@ class Connection:
     def happenings(self) -> Iterator[str]:
         """What the monitor saw: ``connected``, ``lost``, or a sentence about keys that don't fit."""
         while self.monitor.poll(0):
-            event = recv_monitor_message(self.monitor)["event"]
+            event = event_on(self.monitor)
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self.connected, self._bad_handshakes = True, 0
                 yield "connected"

@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from feeder_server.report import Report, from_text
 from feeder_server.status_text import shown
@@ -26,7 +25,7 @@ from feeder_wire import frames
 from feeder_wire import messages as m
 from feeder_wire.errors import AuthenticationError, NodeUnreachable, ProtocolError, VersionMismatch
 from feeder_wire.security import KeyPair, check_endpoint, secure_client
-from feeder_wire.sockets import set_limits
+from feeder_wire.sockets import event_on, set_limits
 
 _GREETING = b"\xff" + bytes(8) + b"\x7f\x03"
 """How a peer of ZMTP 3 begins: signature and version. The rest of a greeting, with the mechanism, follows when it has seen ours."""
@@ -118,7 +117,7 @@ class Visitor:
                         return message
 
     def _look_at_handshake(self) -> None:
-        event = recv_monitor_message(self._monitor)["event"]
+        event = event_on(self._monitor)
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             raise AuthenticationError(
                 f"the server at {self.endpoint} refused the key of --keys: put its public .key file into the folder that the server "

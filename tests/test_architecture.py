@@ -258,6 +258,12 @@ def test_starts_without_frameworks(module: str) -> None:
     assert not loaded_by(module) & ML
 
 
+@pytest.mark.parametrize("module", ["feeder_server.worker", "feeder_server.node", "feeder_server.status", "feeder_client"])
+def test_starts_without_asyncio(module: str) -> None:
+    """Some parts of pyzmq load it, with ssl; that is a fifth of what starting a client takes, and nothing here needs it."""
+    assert "asyncio" not in loaded_by(module)
+
+
 @pytest.mark.parametrize("module", ["feeder_server.node", "feeder_server.serve", "feeder_server.private"])
 def test_a_node_starts_without_numpy(module: str) -> None:
     """It moves descriptors and never decodes a batch."""
