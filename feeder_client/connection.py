@@ -32,7 +32,6 @@ _EVENTS = (
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 _HANDSHAKES_BEFORE_BLAME = 3
 """A server that closes connections during the handshake may be starting; after so many in a row it is the keys, if there is a server."""
@@ -157,11 +156,12 @@ class Connection:
                 self.connected = False
                 yield "lost"
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self.given_up = True
                 yield "the server refused this client's key: is its public key among the server's --authorized-clients?"
             elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 self.given_up = True
                 yield self._blame()
-            elif event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_DISCONNECTED) and self._refuses_handshakes():
+            elif event == zmq.EVENT_DISCONNECTED and not self.given_up and self._refuses_handshakes():
                 yield self._blame()
 
     def _refuses_handshakes(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +110,22 @@ def test_those_who_were_refused_disturb_nobody(locked: Locked) -> None:
         refused(lambda: locked.connect("others/stranger.key_secret"))
         assert len(list(passes)) == 19
     assert "Traceback" not in locked.node.output
+
+
+def test_one_of_two_lets_us_in_only_after_its_restart(locked: Locked, tmp_path: Path) -> None:
+    """What was refused is tried again now and then: its --authorized-clients may be other ones by then."""
+    arguments = (f"{SOURCES}:Numbers", "--keys", locked.folder / "server", "--authorized-clients")
+    with ExitStack() as stack:
+        other = stack.enter_context(serve(tmp_path, *arguments, locked.folder / "others"))
+        keys, server = locked.folder / "clients", locked.folder / "server"
+        client = stack.enter_context(FeederClient([locked.node.endpoint, other.endpoint], keys=keys, server_key=server, connect_timeout=60))
+        assert [batch[0][0, 0] for batch in client] == list(range(20))
+        assert client.stats().nodes == 1
+        endpoint = other.endpoint
+        assert other.stop() == 0
+        stack.enter_context(serve(tmp_path, *arguments, locked.folder / "clients", bind=endpoint))
+        until(lambda: client.stats().nodes == 2, lambda: repr(client))
+        assert [batch[0][0, 0] for batch in client] == list(range(20))
 
 
 @pytest.mark.parametrize(
