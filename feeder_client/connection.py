@@ -15,7 +15,7 @@ import zmq
 
 from feeder_client.greeting import mechanism_at
 from feeder_client.payload import Borrowed, Broken, Bytes, Loan, Owned, Payload, small
-from feeder_wire import codec, frames
+from feeder_wire import client_frames, codec, frames
 from feeder_wire import messages as m
 from feeder_wire.arena import ArenaReader
 from feeder_wire.errors import ProtocolError, UnsupportedBatch, VersionMismatch
@@ -211,9 +211,9 @@ class Connection:
 
     def _unpack(self, frame: zmq.Frame) -> list[m.ToClient]:
         try:
-            return frames.unpack(frame.buffer, frames.TO_CLIENT)
+            return frames.unpack(frame.buffer, client_frames.TO_CLIENT)
         except ProtocolError as e:
-            self._check_version(frames.first_version([frame.buffer]))
+            self._check_version(client_frames.first_version([frame.buffer]))
             raise ProtocolError(f"what listens at {self.endpoint} does not talk as a feeder-server does ({e})") from None
 
     def _check_version(self, version: int | None) -> None:

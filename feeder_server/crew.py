@@ -10,7 +10,7 @@ from typing import Any
 
 import zmq
 
-from feeder_wire import frames
+from feeder_wire import frames, worker_frames
 from feeder_wire import worker_messages as w
 from feeder_wire.errors import ProtocolError
 
@@ -46,7 +46,7 @@ class Crew:
             if identity in self._strangers:
                 continue
             try:
-                found = frames.unpack(rest[0], frames.FROM_WORKER) if len(rest) == 1 else []
+                found = frames.unpack(rest[0], worker_frames.FROM_WORKER) if len(rest) == 1 else []
             except ProtocolError as e:
                 self._ignore(identity, "ignoring what is no worker's message: %s", e)
                 continue

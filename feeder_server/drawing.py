@@ -11,7 +11,7 @@ from types import TracebackType
 
 import zmq
 
-from feeder_wire import frames
+from feeder_wire import client_frames, frames
 from feeder_wire import messages as m
 
 
@@ -44,7 +44,7 @@ class Drawing:
                 frame = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return found
-            messages = frames.unpack(frame, frames.TO_CLIENT)
+            messages = frames.unpack(frame, client_frames.TO_CLIENT)
             lent = tuple(message.block for message in messages if isinstance(message, m.Lent))
             if lent:
                 self._send(m.Release(lent))

@@ -25,7 +25,7 @@ from feeder_server.backlog import Backlog
 from feeder_server.config import ServeConfig
 from feeder_server.line import Line
 from feeder_server.sparing import Sparing
-from feeder_wire import frames
+from feeder_wire import client_frames, frames
 from feeder_wire import messages as m
 from feeder_wire.arena import ArenaReader
 from feeder_wire.errors import EndpointError, ProtocolError
@@ -152,7 +152,7 @@ class Gate:
                 self._refuse(identity, rest, e)
 
     def _read(self, identity: bytes, frame: bytes, now: float) -> Iterator[tuple[bytes, m.ToNode]]:
-        for message in frames.unpack(frame, frames.TO_NODE):
+        for message in frames.unpack(frame, client_frames.TO_NODE):
             if isinstance(message, m.Hello):
                 if message.version != m.WIRE_VERSION:
                     raise ProtocolError("another version")
@@ -171,7 +171,7 @@ class Gate:
 
     def _refuse(self, identity: bytes, rest: list[bytes], error: ProtocolError) -> None:
         self._ban(identity)
-        version = frames.first_version(rest) if rest else None
+        version = client_frames.first_version(rest) if rest else None
         if version is not None and version != m.WIRE_VERSION:
             older = "client" if version < m.WIRE_VERSION else "server"
             text = f"the client speaks version {version} of feeder's protocol, the server version {m.WIRE_VERSION}: upgrade the {older}"

@@ -24,7 +24,7 @@ from numpy.typing import DTypeLike
 
 from feeder_wire.arena import ArenaFullError, ArenaWriter, Block
 from feeder_wire.codec import ALIGNMENT, Encoded
-from feeder_wire.messages import INLINE_BYTES
+from feeder_wire.fields import INLINE_BYTES
 
 Array = np.ndarray[Any, Any]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import zmq
 
-from feeder_wire import frames
+from feeder_wire import frames, worker_frames
 from feeder_wire import worker_messages as w
 
 GATHER = 64
@@ -50,7 +50,7 @@ class NodeLink:
                     frame = self._socket.recv(zmq.NOBLOCK)
                 except zmq.Again:
                     return found
-                found += frames.unpack(frame, frames.TO_WORKER)
+                found += frames.unpack(frame, worker_frames.TO_WORKER)
 
     def put(self, message: w.FromWorker) -> None:
         """Gather a message for the next `flush`."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from feeder_wire import packing
 from feeder_wire.codec import Encoded
-from feeder_wire.messages import INLINE_BYTES
+from feeder_wire.fields import INLINE_BYTES
 
 log = logging.getLogger("feeder.worker")
 

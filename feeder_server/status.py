@@ -21,7 +21,7 @@ import zmq
 
 from feeder_server.report import Report, from_text
 from feeder_server.status_text import shown
-from feeder_wire import frames
+from feeder_wire import client_frames, frames
 from feeder_wire import messages as m
 from feeder_wire.errors import AuthenticationError, NodeUnreachable, ProtocolError, VersionMismatch
 from feeder_wire.security import KeyPair, check_endpoint, secure_client
@@ -131,9 +131,9 @@ class Visitor:
 
     def _unpack(self, received: list[bytes]) -> list[m.ToClient]:
         try:
-            return frames.unpack(received[0], frames.TO_CLIENT)
+            return frames.unpack(received[0], client_frames.TO_CLIENT)
         except ProtocolError as e:
-            version = frames.first_version(received)
+            version = client_frames.first_version(received)
             if version is not None and version != m.WIRE_VERSION:
                 raise self._mismatch(version) from None
             raise NodeUnreachable(f"what listens at {self.endpoint} speaks ZeroMQ, and not as a feeder-server does ({e})") from None

@@ -39,7 +39,7 @@ from feeder_wire import worker_messages as w
 from feeder_wire.arena import ArenaFullError, ArenaWriter, Block
 from feeder_wire.beacon import IDLE, Beacon
 from feeder_wire.errors import RemoteError
-from feeder_wire.messages import INLINE_BYTES
+from feeder_wire.fields import INLINE_BYTES
 
 log = logging.getLogger("feeder.worker")
 

@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feeder_wire.errors import ProtocolError
+from feeder_wire.fields import BLOCK_NAME
 from feeder_wire.mapping import map_file, unmap
-from feeder_wire.messages import BLOCK_NAME
 
 log = logging.getLogger("feeder.arena")
 

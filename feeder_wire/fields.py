@@ -17,6 +17,8 @@ MAX_INDEX = (1 << 63) - 1
 MAX_TEXT = 256 * 1024
 MAX_HEAD = 16 * MAX_TEXT
 MAX_ITEMS = 1 << 20
+INLINE_BYTES = 32 * 1024
+"""Batches up to this size travel inside the message; a block and its release would cost more than two small copies."""
 BLOCK_NAME = re.compile(r"[01]-[0-9]{1,6}-[0-9]{1,9}-[0-9]{1,12}")
 """place (which of the arena's directories), worker slot, generation of the worker, number: and nothing a path could hide in."""
 

@@ -10,16 +10,15 @@ fields, and whatever does not fit is a `ProtocolError`, never another exception.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, fields
 from operator import attrgetter
 from typing import Any
 
 import msgpack
 
-from feeder_wire import messages as m
-from feeder_wire import worker_messages as w
 from feeder_wire.errors import ProtocolError, RemoteError
+from feeder_wire.fields import MAX_ITEMS
 
 MAX_FRAME = 64 * 1024 * 1024
 """First frames above this size are refused unread."""
@@ -29,22 +28,10 @@ DEAD_SECONDS = 10.0
 _SHORT = 1 << 14  # items of a list that msgpack may read by itself
 _LONG = 1 << 18  # bytes of a frame from which on its lists are counted, and how many there may be
 _FIELDS = 64  # more than any message has, or an item of a list in it
-_BEGINNING = 64  # bytes in which a version stands
-
-_CLIENT_SIDE = (m.Hello, m.Open, m.Ask, m.Cancel, m.Release, m.Close, m.Ping, m.Leave, m.Look)
-_NODE_SIDE = (
-    m.Welcome, m.Refuse, m.Opened, m.Inline, m.Lent, m.Part, m.Failed, m.Ended, m.HandedBack, m.Unknown, m.Progress, m.Retired, m.Pong,
-    m.Goodbye, m.Verdict, m.Status, m.Workers,
-)  # fmt: skip
-_TO_WORKER = (w.Task, w.Free, w.Drop, w.Retire, w.Mode, w.Stop)
-_FROM_WORKER = (w.Joined, w.Loaded, w.LoadFailed, w.Made, w.MadeBlock, w.TaskFailed, w.TaskEnded, w.Dropped, w.Looked)
+_BEGINNING = 64  # bytes in which a code and a version stand
 
 Registry = Mapping[int, type[Any]]
-# Each end knows only what it may receive: a client that sends a node's message is a protocol error, not a surprise.
-TO_NODE: Registry = {c.CODE: c for c in _CLIENT_SIDE}
-TO_CLIENT: Registry = {c.CODE: c for c in _NODE_SIDE}
-TO_WORKER: Registry = {c.CODE: c for c in _TO_WORKER}
-FROM_WORKER: Registry = {c.CODE: c for c in _FROM_WORKER}
+"""The messages that one end may receive, by code: those of clients are in client_frames.py, those of workers in worker_frames.py."""
 
 
 def _row_of(message: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
@@ -52,7 +39,15 @@ def _row_of(message: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
     return attrgetter("CODE", *names) if names else lambda x: (x.CODE,)  # of one name attrgetter makes no tuple
 
 
-_ROWS: dict[type[Any], Callable[[Any], tuple[Any, ...]]] = {c: _row_of(c) for c in (*_CLIENT_SIDE, *_NODE_SIDE, *_TO_WORKER, *_FROM_WORKER)}
+class _Rows(dict[type[Any], Callable[[Any], tuple[Any, ...]]]):
+    """How the row of a message is made, by its class; found when the first is packed, so that no end loads the messages of others."""
+
+    def __missing__(self, message: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
+        self[message] = found = _row_of(message)
+        return found
+
+
+_ROWS = _Rows()
 
 
 def _default(value: object) -> object:
@@ -143,9 +138,9 @@ def _long_rows(frame: bytes | memoryview) -> list[list[Any]]:
     def field() -> Any:
         if not _is_list(frame[unpacker.tell()]):
             return unpacker.unpack()
-        return [unpacker.unpack() for _ in range(header(m.MAX_ITEMS))]
+        return [unpacker.unpack() for _ in range(header(MAX_ITEMS))]
 
-    rows = [[field() for _ in range(header(_FIELDS))] for _ in range(header(m.MAX_ITEMS))]
+    rows = [[field() for _ in range(header(_FIELDS))] for _ in range(header(MAX_ITEMS))]
     if unpacker.tell() != len(frame):
         raise ValueError("something behind it")
     return rows
@@ -155,16 +150,13 @@ def _is_list(byte: int) -> bool:
     return 0x90 <= byte <= 0x9F or byte in (0xDC, 0xDD)
 
 
-def first_version(frames: Sequence[bytes | memoryview]) -> int | None:
-    """The version that a peer announces in its `Hello` or `Welcome`, also where the rest can't be read; None: no such message."""
+def beginning(frame: bytes | memoryview) -> tuple[object, object]:
+    """The code and the first field of the first message, also where the rest can't be read; None where there is none."""
     try:
         unpacker = msgpack.Unpacker(max_array_len=_FIELDS, strict_map_key=True)
-        unpacker.feed(frames[0][:_BEGINNING])
+        unpacker.feed(frame[:_BEGINNING])
         if not unpacker.read_array_header() or unpacker.read_array_header() < 2:
-            return None
-        code, version = unpacker.unpack(), unpacker.unpack()
+            return None, None
+        return unpacker.unpack(), unpacker.unpack()
     except Exception:  # as above
-        return None
-    if code in (m.Hello.CODE, m.Welcome.CODE) and type(version) is int:
-        return version
-    return None
+        return None, None

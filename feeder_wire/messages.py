@@ -23,6 +23,7 @@ from feeder_wire.ending_messages import Goodbye as Goodbye
 from feeder_wire.ending_messages import HandedBack as HandedBack
 from feeder_wire.errors import RemoteError
 from feeder_wire.fields import BLOCK_NAME as BLOCK_NAME
+from feeder_wire.fields import INLINE_BYTES as INLINE_BYTES
 from feeder_wire.fields import MAX_BATCH_BYTES as MAX_BATCH_BYTES
 from feeder_wire.fields import MAX_HEAD as MAX_HEAD
 from feeder_wire.fields import MAX_INDEX as MAX_INDEX
@@ -36,8 +37,6 @@ from feeder_wire.status_messages import Workers as Workers
 WIRE_VERSION = 4
 """Goes up with every change that an older peer would misread."""
 
-INLINE_BYTES = 32 * 1024
-"""Batches up to this size travel inside the message; a block and its release would cost more than two small copies."""
 CHUNK_BYTES = 256 * 1024
 """Payload of one `Part`: large enough to keep the socket busy, small enough to stay in the cache while it is copied.
 

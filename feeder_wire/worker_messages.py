@@ -11,9 +11,8 @@ from typing import ClassVar, TypeAlias
 
 from feeder_wire import fields
 from feeder_wire.errors import RemoteError
-from feeder_wire.fields import MAX_HEAD
+from feeder_wire.fields import INLINE_BYTES, MAX_HEAD
 from feeder_wire.leaves import Leaf
-from feeder_wire.messages import INLINE_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import feeder_client
 from feeder_client import FeederClient, callbacks
 from feeder_server import cli
 from feeder_server.report import Report, SourceReport
-from feeder_wire import codec, frames, messages, tree
+from feeder_wire import client_frames, codec, frames, messages, tree, worker_frames
 from feeder_wire.errors import RemoteError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,12 +178,12 @@ def hex_blocks() -> list[bytes]:
 
 class TestProtocol:
     def test_every_message_with_its_code_and_fields(self) -> None:
-        registries = (frames.TO_NODE, frames.TO_CLIENT, frames.TO_WORKER, frames.FROM_WORKER)
+        registries = (client_frames.TO_NODE, client_frames.TO_CLIENT, worker_frames.TO_WORKER, worker_frames.FROM_WORKER)
         real = {made.__name__: (code, [f.name for f in fields(made)]) for registry in registries for code, made in registry.items()}
         assert message_rows() == real
 
     def test_messages_stand_under_their_direction(self) -> None:
-        for heading, registry in (("Client to node", frames.TO_NODE), ("Node to client", frames.TO_CLIENT)):
+        for heading, registry in (("Client to node", client_frames.TO_NODE), ("Node to client", client_frames.TO_CLIENT)):
             named = set(re.findall(r"^\| \d+ \| `(\w+)`", section("docs/protocol.md", heading), flags=re.M))
             assert named == {made.__name__ for made in registry.values()}
 
@@ -215,7 +215,7 @@ class TestProtocol:
         assert bytes(encoded.to_bytes()) == payload
         inline = messages.Inline(bytes(range(16)), 2, 5, head, payload, 0.25)
         assert frames.pack([inline]) == frame
-        assert frames.unpack(frame, frames.TO_CLIENT) == [inline]
+        assert frames.unpack(frame, client_frames.TO_CLIENT) == [inline]
         x, info, rest = decoded(head, payload)
         np.testing.assert_array_equal(x, batch[0], strict=True)
         np.testing.assert_array_equal(info["label"], [3])

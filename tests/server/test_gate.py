@@ -13,7 +13,7 @@ import zmq
 from feeder_server.config import ServeConfig, SourceEntry
 from feeder_server.gate import LEASE_SECONDS, PORTION_BYTES, QUIET_SECONDS, Gate
 from feeder_server.target import parse_target
-from feeder_wire import frames
+from feeder_wire import client_frames, frames
 from feeder_wire import messages as m
 from feeder_wire.arena import ArenaReader, ArenaWriter
 from feeder_wire.errors import RemoteError
@@ -50,7 +50,7 @@ def received(dealer: zmq.Socket[bytes], count: int) -> tuple[list[m.ToClient], i
     pieces = 0
     while len(found) < count:
         assert dealer.poll(10_000), f"{len(found)} of {count} have come"
-        found += frames.unpack(dealer.recv(), frames.TO_CLIENT)
+        found += frames.unpack(dealer.recv(), client_frames.TO_CLIENT)
         pieces += 1
     return found, pieces
 

@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from feeder_client import FeederClient, FeederError, NodeUnreachable, VersionMismatch
-from feeder_wire import frames
+from feeder_wire import client_frames, frames
 from feeder_wire import messages as m
 from tests.proxy import Proxy
 from tests.serving import PATIENCE, SOURCES, Serving, free_port, serve, until
@@ -240,7 +240,7 @@ class TestVersions:
         answer = frames.pack([m.Refuse("VersionMismatch", "the client speaks version 1 of feeder's protocol, the server version 2")])
         with peer(answer) as (endpoint, heard), pytest.raises(VersionMismatch, match="the client speaks version 1"):
             FeederClient(endpoint, connect_timeout=10)
-        assert frames.first_version(heard[:1]) == m.WIRE_VERSION
+        assert client_frames.first_version(heard[:1]) == m.WIRE_VERSION
 
     @pytest.mark.parametrize("fields", [[], ["more", 7]], ids=["same_fields", "other_fields"])
     def test_a_server_of_another_version(self, fields: list[Any]) -> None:
@@ -258,7 +258,7 @@ class TestVersions:
                 dealer.connect(node.endpoint)
                 dealer.send(msgpack.packb([[m.Hello.CODE, m.WIRE_VERSION + 1, b"x" * 16, "a client of tomorrow", [], *fields]]))
                 assert dealer.poll(20000)
-                (answer,) = frames.unpack(dealer.recv(), frames.TO_CLIENT)
+                (answer,) = frames.unpack(dealer.recv(), client_frames.TO_CLIENT)
                 assert isinstance(answer, m.Refuse)
                 assert answer.kind == "VersionMismatch"
                 theirs, ours = m.WIRE_VERSION + 1, m.WIRE_VERSION
@@ -320,11 +320,11 @@ class TestHostileClients:
             for message in (m.Ping(1), m.Ask(b"s" * 16, 0, (0,))):
                 dealer.send(frames.pack([message]))
                 assert dealer.poll(20000)
-                (answer,) = frames.unpack(dealer.recv(), frames.TO_CLIENT)
+                (answer,) = frames.unpack(dealer.recv(), client_frames.TO_CLIENT)
                 assert isinstance(answer, m.Unknown)
             dealer.send(frames.pack([m.Hello(m.WIRE_VERSION, b"c" * 16, "again")]))
             assert dealer.poll(20000)
-            assert isinstance(frames.unpack(dealer.recv(), frames.TO_CLIENT)[0], m.Welcome)
+            assert isinstance(frames.unpack(dealer.recv(), client_frames.TO_CLIENT)[0], m.Welcome)
         context.term()
 
 

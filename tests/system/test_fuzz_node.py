@@ -20,7 +20,7 @@ import zmq
 
 from feeder_client import FeederClient, FeederError
 from feeder_server.crew import MOST_STRANGERS
-from feeder_wire import frames
+from feeder_wire import client_frames, frames
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
 from feeder_wire.errors import RemoteError
@@ -178,7 +178,7 @@ class FakeNode:
             if not self._socket.poll(50):
                 continue
             identity, frame, *_ = self._socket.recv_multipart()
-            hello = any(isinstance(message, m.Hello) for message in frames.unpack(frame, frames.TO_NODE))
+            hello = any(isinstance(message, m.Hello) for message in frames.unpack(frame, client_frames.TO_NODE))
             self.hellos += hello
             for answer in self._answers(hello):
                 self._socket.send_multipart([identity, *answer])

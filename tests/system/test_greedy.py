@@ -13,7 +13,7 @@ import zmq
 
 from feeder_client import FeederClient
 from feeder_server.status import Visitor
-from feeder_wire import frames
+from feeder_wire import client_frames, frames
 from feeder_wire import messages as m
 from tests.serving import SOURCES, Serving, arena_bytes, arenas, serve, until
 from tests.system.training import Training, is_number
@@ -34,7 +34,7 @@ def greedy(node: Serving, source: str) -> Iterator[zmq.Socket[bytes]]:
         found: list[Any] = []
         while not any(isinstance(message, m.Opened) for message in found):
             assert made.poll(20_000)
-            found += frames.unpack(made.recv(), frames.TO_CLIENT)
+            found += frames.unpack(made.recv(), client_frames.TO_CLIENT)
         yield made
 
 
@@ -71,7 +71,7 @@ def test_an_absurd_epoch(tmp_path: Path) -> None:
             failed: list[Any] = []
             while len(failed) < 4:
                 assert peer.poll(20_000)
-                failed += [one for one in frames.unpack(peer.recv(), frames.TO_CLIENT) if isinstance(one, m.Failed)]
+                failed += [one for one in frames.unpack(peer.recv(), client_frames.TO_CLIENT) if isinstance(one, m.Failed)]
             assert "4611686018427387904" in failed[0].error.message
             with FeederClient(node.endpoint, "numbers") as client:
                 assert all(is_number(i, batch) for i, batch in enumerate(client))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feeder_wire import frames
+from feeder_wire import client_frames, frames, worker_frames
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
 from feeder_wire.errors import ProtocolError, RemoteError
@@ -19,7 +19,12 @@ from feeder_wire.errors import ProtocolError, RemoteError
 SETTINGS = settings(
     deadline=None, database=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
-REGISTRIES = {"node": frames.TO_NODE, "client": frames.TO_CLIENT, "worker": frames.TO_WORKER, "from worker": frames.FROM_WORKER}
+REGISTRIES = {
+    "node": client_frames.TO_NODE,
+    "client": client_frames.TO_CLIENT,
+    "worker": worker_frames.TO_WORKER,
+    "from worker": worker_frames.FROM_WORKER,
+}
 
 ids = st.binary(min_size=16, max_size=16)
 whole = st.integers(0, m.MAX_INDEX) | st.integers(0, 300)
@@ -95,7 +100,7 @@ traffic = st.sampled_from(sorted(REGISTRIES)).flatmap(
 )
 
 
-def refused(frame: bytes, registry: frames.Registry = frames.TO_NODE) -> str:
+def refused(frame: bytes, registry: frames.Registry = client_frames.TO_NODE) -> str:
     with pytest.raises(ProtocolError) as caught:
         frames.unpack(frame, registry)
     return str(caught.value)
@@ -138,16 +143,16 @@ def test_every_field_arrives(kind: type[Any]) -> None:
 def test_a_text_that_is_no_text_arrives_escaped() -> None:
     """File names with bytes that are no UTF-8 get into tracebacks; a worker must not die of reporting them."""
     message = m.Progress(bytes(16), "/data/caf\udce9.png")
-    assert frames.unpack(frames.pack([message]), frames.TO_CLIENT) == [m.Progress(bytes(16), "/data/caf\\udce9.png")]
+    assert frames.unpack(frames.pack([message]), client_frames.TO_CLIENT) == [m.Progress(bytes(16), "/data/caf\\udce9.png")]
 
 
 def test_nothing_is_nothing() -> None:
-    assert frames.unpack(frames.pack([]), frames.TO_NODE) == []
+    assert frames.unpack(frames.pack([]), client_frames.TO_NODE) == []
 
 
 def test_a_full_inline_batch_fits() -> None:
     batch = [m.Inline(bytes(16), 0, i, bytes(m.MAX_TEXT), bytes(m.INLINE_BYTES), 0.1) for i in range(20)]
-    assert frames.unpack(frames.pack(batch), frames.TO_CLIENT) == batch
+    assert frames.unpack(frames.pack(batch), client_frames.TO_CLIENT) == batch
 
 
 # --------------------------------------------------------------------------------------------------------- who may what
@@ -240,7 +245,7 @@ def only_protocol_errors(frame: bytes, registry: frames.Registry) -> None:
     assert len(refusal) < 400
     assert all(type(x) in registry.values() for x in batch)
     assert frames.unpack(frames.pack(batch), registry) == batch, "what was let in can be built"
-    first = frames.first_version([frame])
+    first = client_frames.first_version([frame])
     assert first is None or type(first) is int
 
 
@@ -250,7 +255,7 @@ def test_nesting(depth: int) -> None:
     refused(nested)
     refused(b"\x91\x93\x04\xc4\x10" + bytes(16) + nested)  # Cancel, with the nest for an epoch
     refused(b"\x91\x94\x03\xc4\x10" + bytes(16) + b"\x00" + nested)
-    assert frames.first_version([b"\x91\x92\x01" + nested]) is None
+    assert client_frames.first_version([b"\x91\x92\x01" + nested]) is None
 
 
 @pytest.mark.parametrize(
@@ -285,12 +290,12 @@ def test_nesting(depth: int) -> None:
 )
 def test_nonsense(frame: bytes) -> None:
     refused(frame)
-    assert frames.first_version([frame]) in (None, 1)
+    assert client_frames.first_version([frame]) in (None, 1)
 
 
 def test_a_frame_above_the_cap_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "MAX_FRAME", 1000)
-    assert frames.unpack(frames.pack([m.Progress(bytes(16), "x" * 900)]), frames.TO_CLIENT)
+    assert frames.unpack(frames.pack([m.Progress(bytes(16), "x" * 900)]), client_frames.TO_CLIENT)
     monkeypatch.setattr(frames.msgpack, "unpackb", lambda *args, **kwargs: pytest.fail("read"))
     assert "1001 bytes" in refused(bytes(1001))
 
@@ -299,17 +304,17 @@ def test_a_frame_above_the_cap_is_not_read(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_another_version_is_seen_whatever_else_it_says() -> None:
-    assert frames.first_version([frames.pack([m.Hello(7, bytes(16), "x")])]) == 7
-    assert frames.first_version([frames.pack([m.Welcome(9, "", 1, (), "", 0)])]) == 9
-    assert frames.first_version([msgpack.packb([[m.Hello.CODE, 2, {"a": {}}, "all new"], ["?"]])]) == 2
-    assert frames.first_version([memoryview(frames.pack([m.Hello(7, bytes(16), "x")]))]) == 7
+    assert client_frames.first_version([frames.pack([m.Hello(7, bytes(16), "x")])]) == 7
+    assert client_frames.first_version([frames.pack([m.Welcome(9, "", 1, (), "", 0)])]) == 9
+    assert client_frames.first_version([msgpack.packb([[m.Hello.CODE, 2, {"a": {}}, "all new"], ["?"]])]) == 2
+    assert client_frames.first_version([memoryview(frames.pack([m.Hello(7, bytes(16), "x")]))]) == 7
 
 
 @pytest.mark.parametrize(
     "frames_", [[], [b""], [b"\x90"], [b"\x91\x91\x01"], [b"\x91\x92\x01\xc3"], [b"\x91\x92\x07\x05"], [b"\x91\x92\x01\xa1a"]]
 )
 def test_no_version(frames_: list[bytes]) -> None:
-    assert frames.first_version(frames_) is None
+    assert client_frames.first_version(frames_) is None
 
 
 # ----------------------------------------------------------------------------------------------------------- long lists
@@ -322,9 +327,9 @@ def test_long_lists_and_many_messages(count: int) -> None:
     blocks = tuple(f"0-1-2-{i}" for i in range(count))
     assert m.BLOCK_NAME.fullmatch(blocks[-1])
     for registry, batch in (
-        (frames.TO_NODE, [m.Ping(1), m.Ask(bytes(range(16)), 3, tuple(range(count))), m.Release(blocks), m.Leave()]),
-        (frames.TO_NODE, [m.Ping(i) for i in range(count)]),
-        (frames.TO_CLIENT, [m.Verdict(bytes(range(16)), "parallel", "", False, True, leaves), *[m.Pong(i) for i in range(count)]]),
+        (client_frames.TO_NODE, [m.Ping(1), m.Ask(bytes(range(16)), 3, tuple(range(count))), m.Release(blocks), m.Leave()]),
+        (client_frames.TO_NODE, [m.Ping(i) for i in range(count)]),
+        (client_frames.TO_CLIENT, [m.Verdict(bytes(range(16)), "parallel", "", False, True, leaves), *[m.Pong(i) for i in range(count)]]),
     ):
         assert frames.unpack(frames.pack(batch), registry) == batch
         refused(frames.pack(batch) + b"\x01", registry)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, seed, settings
 
-from feeder_wire import codec, frames, tree
+from feeder_wire import client_frames, codec, frames, tree
 from feeder_wire import messages as m
 from feeder_wire.errors import ProtocolError, UnsupportedBatch
 from tests.sources import rich_batch
@@ -65,7 +65,7 @@ def read(frame: bytes, registry: frames.Registry) -> str:
     except ProtocolError as e:
         long = len(str(e)) > 1000
         assert not long, "what goes into a log stays short"
-        version = frames.first_version([frame])
+        version = client_frames.first_version([frame])
         assert version is None or type(version) is int
         return "refused"
     finally:
@@ -104,8 +104,8 @@ def test_room_for_what_is_only_announced(header: bytes, nbytes: int) -> None:
     size = min(nbytes, 0xFFFF).to_bytes(2, "big") if header == b"\xdc" else nbytes.to_bytes(4, "big")
     nest = (header + size) * 1000
     frame = nest + b"\x90" * max(0, nbytes - len(nest))
-    assert read(frame, frames.TO_NODE) == "refused"
-    assert frames.first_version([frame]) is None
+    assert read(frame, client_frames.TO_NODE) == "refused"
+    assert client_frames.first_version([frame]) is None
 
 
 def test_a_frame_full_of_nothing() -> None:
@@ -114,7 +114,7 @@ def test_a_frame_full_of_nothing() -> None:
     frame = b"\xdd" + count.to_bytes(4, "big") + b"\x90" * count
     tracemalloc.start()
     try:
-        assert read(frame, frames.TO_NODE) == "refused"
+        assert read(frame, client_frames.TO_NODE) == "refused"
         assert tracemalloc.get_traced_memory()[1] < PEAK_BYTES
     finally:
         tracemalloc.stop()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from feeder_wire import fields, frames
+from feeder_wire import client_frames, fields, worker_frames
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
 from feeder_wire.errors import ProtocolError, RemoteError
@@ -105,7 +105,9 @@ def kinds(value: Any) -> str:
 
 
 def test_every_message_is_here() -> None:
-    everyone = {c for r in (frames.TO_NODE, frames.TO_CLIENT, frames.TO_WORKER, frames.FROM_WORKER) for c in r.values()}
+    everyone = {
+        c for r in (client_frames.TO_NODE, client_frames.TO_CLIENT, worker_frames.TO_WORKER, worker_frames.FROM_WORKER) for c in r.values()
+    }
     assert {type(x) for x in GOOD} == everyone
     defined = {c for module in (m, w) for c in vars(module).values() if dataclasses.is_dataclass(c) and hasattr(c, "CODE")}
     assert defined == everyone, "a message that no registry knows can't arrive"
