@@ -36,7 +36,7 @@ from feeder_wire.words import AUTO
 log = logging.getLogger("feeder.client")
 
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
-# See feeder_server/supervisor.py.
+# See feeder_server/launching.py.
 _PATH = f"import sys; sys.path[:] = [*filter(None, sys.path), {_PACKAGES!r}]"
 _BOOT = f"{_PATH}; from feeder_server.private import main; sys.exit(main())"
 STOP_SECONDS = 8.0
@@ -51,7 +51,7 @@ class LocalServer:
         workers: worker processes; None: as many as there are usable cores; "auto": as many of those as are of use.
         args: arguments for a target's class or function.
         seed: of everything random.
-        options: further options of the server (see feeder_server/private.py).
+        options: further options of the server (see feeder_server/private_config.py).
 
     Raises:
         ConfigError: the object can't be packed (the message says which attribute and what to do), or an option can't work.

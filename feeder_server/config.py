@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from feeder_server.cores import usable_cores
 from feeder_server.target import Target
 from feeder_wire.arena import free_bytes, parents
 from feeder_wire.errors import ConfigError
@@ -146,20 +144,3 @@ def _seconds(name: str, value: float | None) -> None:
 def default_memory() -> int:
     """1 GiB, or half of what is free where the arena would be, if that is less."""
     return max(1 << 20, min(DEFAULT_MEMORY, free_bytes(parents(DEFAULT_MEMORY)[0]) // 2))
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: affinity, and in a container its quota."""
-    if hasattr(os, "process_cpu_count"):  # Python 3.13
-        cores: int = os.process_cpu_count() or 1
-    elif sys.platform == "linux":
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            cores = min(cores, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass
-    return max(1, cores)

@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
-from feeder_server.config import MAX_WORKERS, usable_cores
+from feeder_server.config import MAX_WORKERS
+from feeder_server.cores import usable_cores
 from feeder_server.demo_figures import ROUGH, Figures, progress, say, table
 from feeder_server.demo_source import size_for
 from feeder_wire.errors import ConfigError

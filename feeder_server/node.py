@@ -10,6 +10,7 @@ a watching thread: it only sets a flag), `close` leaves nothing behind.
 from __future__ import annotations
 
 import logging
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -49,6 +50,7 @@ class Node:
         config: what to serve, and where.
         on_ready: called once with the endpoint, when the first worker has loaded all its sources.
         on_look: called about twice a second with a `Snapshot`.
+        spawn: starts the process of a worker, as `subprocess.Popen` does.
     """
 
     def __init__(
@@ -56,8 +58,9 @@ class Node:
         config: ServeConfig,
         on_ready: Callable[[str], None] = lambda endpoint: None,
         on_look: Callable[[Snapshot], None] = lambda snapshot: None,
+        spawn: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
     ) -> None:
-        self._config = config
+        self._config, self._spawn = config, spawn
         self._on_ready, self._on_look = on_ready, on_look
         self.stop_reason: str | None = None  # set from signal handlers and other threads
         self._fatal: FeederError | None = None
@@ -105,10 +108,9 @@ class Node:
             raise
         config = self._config
         # A batch that kills its worker has a budget of its own, which must be used up before this one is.
-        budget = max(MAX_CRASHES, config.max_retries + 3)  # it may have died once more when copies were compared
-        self._supervisor = Supervisor(
-            config.workers, self._setup, threads=config.threads, gpu=config.gpu, max_crashes=budget, awake=self.dispatch.awake
-        )
+        most = max(MAX_CRASHES, config.max_retries + 3)  # it may have died once more when copies were compared
+        how: dict[str, Any] = {"threads": config.threads, "gpu": config.gpu, "spawn": self._spawn}
+        self._supervisor = Supervisor(config.workers, self._setup, max_crashes=most, awake=self.dispatch.awake, **how)
         self._poller = zmq.Poller()
         for socket in (*self._gate.sockets, self._crew.socket):
             self._poller.register(socket, zmq.POLLIN)

@@ -15,51 +15,16 @@ import shutil
 import signal
 import sys
 import threading
-from dataclasses import replace
 from typing import Any, BinaryIO
 
 from feeder_server.bond import take_over_stdin
-from feeder_server.config import ServeConfig, SourceEntry, resolve_workers
-from feeder_server.node import Node
-from feeder_server.target import parse_target, plain
-from feeder_wire.errors import ConfigError, FeederError
-from feeder_wire.security import KeyPair
-from feeder_wire.sizes import parse_size
+from feeder_server.cores import usable_cores
+from feeder_server.early_workers import EarlyWorkers
+from feeder_wire.words import AUTO
 
 log = logging.getLogger("feeder.node")
 
 PARENT_SECONDS = 1.0  # how often it is looked whether the training process is still there
-
-OPTIONS = ("memory", "max_retries", "batch_timeout", "hedge", "light_imports", "gpu", "threads", "single", "on_divergence", "stream_order")
-"""Options of ``feeder-server serve`` that a training script may set: ``FeederSequence.local(..., server={"threads": 2})``."""
-
-
-def configure(setup: dict[str, Any]) -> ServeConfig:
-    """The configuration meant by a set-up. Raises ConfigError."""
-    entry = setup["source"]
-    if entry["target"] is not None:
-        args = {str(key): plain(value, f"args[{key!r}]") for key, value in entry["args"].items()}
-        target = replace(parse_target(entry["target"]), name="default", args=args)
-        source = SourceEntry("default", target=target)
-    else:
-        source = SourceEntry("default", parcel=entry["parcel"])
-    given = dict(setup.get("options") or {})
-    unknown = sorted(set(given) - set(OPTIONS))
-    if unknown:
-        raise ConfigError(f"server={{{unknown[0]!r}: ...}}: there is no such option; there are: {', '.join(OPTIONS)}")
-    if "memory" in given:
-        given["memory_bytes"] = parse_size(str(given.pop("memory")))
-    workers, autoscale = resolve_workers(setup["workers"])
-    return ServeConfig(
-        sources=(source,),
-        bind="tcp://127.0.0.1:0",
-        workers=workers,
-        autoscale=autoscale,
-        seed=setup["seed"],
-        keys=KeyPair(setup["server_public"].encode(), setup["server_secret"].encode()),
-        authorized=frozenset({setup["client_public"].encode()}),
-        **given,
-    )
 
 
 def main() -> int:
@@ -75,9 +40,15 @@ def main() -> int:
     if not line:
         return 0
     setup = json.loads(line)
+    early = _early_workers(setup)
+    # Only now: it takes as long as those take to load what they need.
+    from feeder_server.node import Node
+    from feeder_server.private_config import configure
+    from feeder_wire.errors import ConfigError, FeederError
+
     try:
         try:
-            node = Node(configure(setup))
+            node = Node(configure(setup), spawn=early.spawn)
             endpoint = node.open()
         except (FeederError, TypeError) as e:
             kind = type(e).__name__ if isinstance(e, FeederError) else ConfigError.__name__
@@ -98,10 +69,17 @@ def main() -> int:
         finally:
             node.close()
     finally:
+        early.close()
         if setup.get("remove"):
             shutil.rmtree(setup["remove"], ignore_errors=True)
     sys.stderr.flush()
     os._exit(0)  # the watching thread sits in a read that may never end
+
+
+def _early_workers(setup: dict[str, Any]) -> EarlyWorkers:
+    given, options = setup["workers"], setup.get("options") or {}
+    count = 1 if given == AUTO else given if given is not None else usable_cores()
+    return EarlyWorkers(count, options.get("threads", 1), options.get("gpu", False))
 
 
 def wait_for_the_end(pipe: BinaryIO, parent: int) -> None:

@@ -13,19 +13,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from feeder_server.bond import Job
+from feeder_server.launching import worker_command, worker_environment, worker_options
 
 log = logging.getLogger("feeder.worker")
 
@@ -38,21 +36,6 @@ LAST_LINES_SECONDS = 1.0
 SLICE = 0.1
 LEAVE_SECONDS = 3.0  # for one that isn't needed any more
 KILL_SECONDS = 5.0  # for the system to end a killed process
-_PACKAGES = str(Path(__file__).resolve().parent.parent)
-# The current folder, which -c puts first on sys.path, goes: a json.py there must not be ours. The folder of the packages goes last:
-# first, it would put site-packages before the standard library.
-_PATH = f"import sys; sys.path[:] = [*filter(None, sys.path), {_PACKAGES!r}]"
-_BOOT = f"{_PATH}; from feeder_server.worker import main; main()"
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "TF_NUM_INTRAOP_THREADS",
-    "TF_NUM_INTEROP_THREADS",
-    "OPENCV_FOR_THREADS_NUM",
-)
 _WINDOWS_CODES = {
     0xC0000005: "access violation",
     0xC000001D: "illegal instruction",
@@ -111,19 +94,6 @@ def describe_exit(code: int) -> str:
     return f"exit code {code}"
 
 
-def worker_environment(threads: int, gpu: bool) -> dict[str, str]:
-    """The environment of a worker: it must be set before the interpreter starts, BLAS and CUDA read it only once."""
-    env = dict(os.environ)
-    for name in _THREAD_VARIABLES:
-        env.setdefault(name, str(threads))
-    if not gpu:
-        env.update(CUDA_VISIBLE_DEVICES="-1", HIP_VISIBLE_DEVICES="-1", JAX_PLATFORMS="cpu")
-    env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    env["PYTHONUNBUFFERED"] = "1"
-    env["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # a tick in user code's print would end a worker in cp1252
-    return env
-
-
 class Supervisor:
     """The worker processes of a node. Its methods are called by the node's loop only.
 
@@ -134,7 +104,7 @@ class Supervisor:
         gpu: see `worker_environment`.
         max_crashes: of workers in one slot, in a row and without a batch, before it is given up.
         awake: how many there are at first; the others are started by `wake`.
-        spawn: starts a process; a test passes its own.
+        spawn: starts a process: a private server has some that it started early, see early_workers.py; a test passes its own.
     """
 
     def __init__(
@@ -297,15 +267,7 @@ class Supervisor:
 
     def _attend(self, slot: int, place: _Place, setup: bytes) -> None:
         try:
-            process = self._spawn(
-                [sys.executable, "-c", _BOOT],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=self._env,
-                # Ctrl-C reaches every process of a console: the node owns it, the workers are out of its reach.
-                **_own_group(),
-            )
+            process = self._spawn(worker_command(), **worker_options(self._env))
         except OSError as e:
             place.failure = f"could not be started: {e}"
             return
@@ -346,9 +308,3 @@ def _end_pipe(process: subprocess.Popen[bytes] | None) -> None:
             process.stdin.close()
         except OSError:  # it is gone, with something unwritten
             pass
-
-
-def _own_group() -> dict[str, Any]:
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}

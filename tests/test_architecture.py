@@ -264,7 +264,7 @@ def test_starts_without_asyncio(module: str) -> None:
     assert "asyncio" not in loaded_by(module)
 
 
-@pytest.mark.parametrize("module", ["feeder_server.node", "feeder_server.serve", "feeder_server.private"])
+@pytest.mark.parametrize("module", ["feeder_server.node", "feeder_server.serve", "feeder_server.private", "feeder_server.private_config"])
 def test_a_node_starts_without_numpy(module: str) -> None:
     """It moves descriptors and never decodes a batch."""
     assert "numpy" not in loaded_by(module)
@@ -277,6 +277,10 @@ def test_a_node_starts_without_numpy(module: str) -> None:
 def test_each_end_loads_its_own_messages_only(module: str, other: str) -> None:
     """Making a dataclass takes Python half a millisecond."""
     assert other not in loaded_by(module)
+
+
+def test_a_private_server_starts_its_workers_before_it_has_loaded_much() -> None:
+    assert not loaded_by("feeder_server.private") & {"zmq", "msgpack", "feeder_server.node", "feeder_wire.messages", "dataclasses"}
 
 
 class TestTheRulesThemselves:

@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 from feeder_server import cli as cli_module
 from feeder_server import serve as serve_module
 from feeder_server.cli import Exit, cli, exit_code
-from feeder_server.config import ServeConfig, usable_cores
+from feeder_server.config import ServeConfig
+from feeder_server.cores import usable_cores
 from feeder_wire.errors import (
     AuthenticationError,
     BatchTimeout,

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from feeder_server import config
-from feeder_server.config import DEFAULT_MEMORY, MAX_WORKERS, MOST_SECONDS, ServeConfig, SourceEntry, default_memory, usable_cores
+from feeder_server.config import DEFAULT_MEMORY, MAX_WORKERS, MOST_SECONDS, ServeConfig, SourceEntry, default_memory
+from feeder_server.cores import usable_cores
 from feeder_server.target import parse_target
 from feeder_wire.errors import ConfigError
 from feeder_wire.security import KeyPair

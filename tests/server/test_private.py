@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from feeder_server import private
-from feeder_server.config import usable_cores
+from feeder_server.cores import usable_cores
+from feeder_server.private_config import configure
 from feeder_wire.errors import ConfigError
 from feeder_wire.security import KeyPair
 
@@ -40,18 +41,18 @@ def setup(**changes: Any) -> dict[str, Any]:
 
 class TestConfigure:
     def test_a_target_with_arguments(self) -> None:
-        config = private.configure(setup(source={"target": "data.py:train", "parcel": None, "args": {"size": 3}}))
+        config = configure(setup(source={"target": "data.py:train", "parcel": None, "args": {"size": 3}}))
         (source,) = config.sources
         assert source.name == "default"
         assert source.target is not None
         assert (source.target.reference, source.target.args) == ("data.py:train", {"size": 3})
 
     def test_a_parcel(self) -> None:
-        (source,) = private.configure(setup(source={"target": None, "parcel": "{}", "args": None})).sources
+        (source,) = configure(setup(source={"target": None, "parcel": "{}", "args": None})).sources
         assert (source.name, source.target, source.parcel) == ("default", None, "{}")
 
     def test_only_this_machine_and_only_this_client(self) -> None:
-        config = private.configure(setup())
+        config = configure(setup())
         assert config.bind == "tcp://127.0.0.1:0"
         assert config.keys == SERVER
         assert config.authorized == {CLIENT.public}
@@ -59,12 +60,12 @@ class TestConfigure:
 
     def test_numbers_are_passed_on(self) -> None:
         options = {"memory": "5MiB", "max_retries": 0, "batch_timeout": 2.5, "gpu": True, "threads": 3, "single": True}
-        config = private.configure(setup(options=options))
+        config = configure(setup(options=options))
         assert (config.workers, config.seed, config.memory, config.max_retries) == (2, 7, 5 << 20, 0)
         assert (config.gpu, config.threads, config.single, config.batch_timeout) == (True, 3, True, 2.5)
 
     def test_what_is_not_given_has_its_default(self) -> None:
-        config = private.configure(setup(workers=None))
+        config = configure(setup(workers=None))
         assert config.workers == usable_cores()
         assert (config.threads, config.max_retries, config.memory_bytes) == (1, 2, 0)
 
@@ -84,7 +85,7 @@ class TestConfigure:
     )
     def test_what_cannot_work(self, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(ConfigError, match=message):
-            private.configure(setup(**changes))
+            configure(setup(**changes))
 
 
 @contextmanager

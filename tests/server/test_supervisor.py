@@ -16,17 +16,10 @@ from typing import Any
 
 import pytest
 
+from feeder_server import launching
 from feeder_server import supervisor as supervisor_module
-from feeder_server.supervisor import (
-    FIRST_DELAY,
-    LONGEST_DELAY,
-    MAX_CRASHES,
-    TAIL_LINES,
-    Lost,
-    Supervisor,
-    describe_exit,
-    worker_environment,
-)
+from feeder_server.launching import worker_environment, worker_options
+from feeder_server.supervisor import FIRST_DELAY, LONGEST_DELAY, MAX_CRASHES, TAIL_LINES, Lost, Supervisor, describe_exit
 
 PATIENCE = 30.0
 
@@ -170,7 +163,9 @@ class TestStarting:
     def test_windows_has_process_groups_for_that(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "platform", "win32")
         monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)
-        assert supervisor_module._own_group() == {"creationflags": 512}
+        options = worker_options({})
+        assert options["creationflags"] == 512
+        assert "start_new_session" not in options
 
     def test_what_a_worker_prints_goes_to_the_log(self, stage: Callable[..., Stage], caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "feeder.worker")
@@ -446,7 +441,7 @@ class TestRealProcesses:
         made: list[Supervisor] = []
 
         def make(code: str) -> Supervisor:
-            monkeypatch.setattr(supervisor_module, "_BOOT", code)
+            monkeypatch.setattr(launching, "BOOT", code)
             made.append(Supervisor(1, lambda slot, generation: {"slot": slot}))
             return made[-1]
 
