@@ -67,13 +67,15 @@ def test_two_clients_of_one_source_in_different_epochs(connect: Connect) -> None
         assert sorted(i for _, i in batches) == list(range(12))
 
 
-def test_a_second_trainer_finds_the_server_warm(connect: Connect) -> None:
+def test_a_second_trainer_finds_the_server_warm(connect: Connect, places: dict[bool, Place]) -> None:
     """The workers are the same processes, and begin with epoch 0 again."""
-    first = connect("pids")
-    pids = {pid for _, pid, _ in first}
-    first.close()
-    second = connect("pids")
-    assert {pid for _, pid, _ in second} == pids
+    node = places[False].node
+    workers = set(node.workers)
+    for _ in range(2):  # on a busy machine one of the workers may make a whole pass
+        client = connect("pids")
+        assert {pid for _, pid, _ in client} <= workers
+        client.close()
+    assert set(node.workers) == workers
     again = connect("epochs")
     assert {epoch for epoch, _ in again} == {0}
 
