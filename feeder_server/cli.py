@@ -20,8 +20,8 @@ from feeder_server.config import (
     ServeConfig,
     SourceEntry,
     parse_workers,
-    resolve_workers,
 )
+from feeder_server.cores import resolve_workers
 from feeder_server.target import apply_args, parse_targets
 from feeder_wire.errors import (
     BatchTimeout,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from feeder_server.cores import usable_cores
 from feeder_server.target import Target
 from feeder_wire.arena import free_bytes, parents
 from feeder_wire.errors import ConfigError
@@ -123,11 +121,6 @@ def parse_workers(text: str) -> int | str:
         return text if text == AUTO else int(text)
     except ValueError:
         raise ConfigError(f"--workers {text!r:.80}: a whole number is needed, or {AUTO}") from None
-
-
-def resolve_workers(given: Any) -> tuple[Any, bool]:
-    """(how many workers there may be, whether to begin with one), for a number, ``"auto"``, or None: all usable cores."""
-    return (usable_cores(), given == AUTO) if given in (None, AUTO) else (given, False)
 
 
 def _within(name: str, value: int, low: int, high: int) -> None:

@@ -1,10 +1,13 @@
-"""How many cores there are for this process."""
+"""How many cores there are for this process, and how many workers that makes. Light, see early_workers.py."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+from feeder_wire.words import AUTO
 
 
 def usable_cores() -> int:
@@ -22,3 +25,8 @@ def usable_cores() -> int:
     except (OSError, ValueError):
         pass
     return max(1, cores)
+
+
+def resolve_workers(given: Any) -> tuple[Any, bool]:
+    """(how many workers there may be, whether to begin with one), for a number, ``"auto"``, or None: all usable cores."""
+    return (usable_cores(), given == AUTO) if given in (None, AUTO) else (given, False)

@@ -108,9 +108,15 @@ class Node:
             raise
         config = self._config
         # A batch that kills its worker has a budget of its own, which must be used up before this one is.
-        most = max(MAX_CRASHES, config.max_retries + 3)  # it may have died once more when copies were compared
-        how: dict[str, Any] = {"threads": config.threads, "gpu": config.gpu, "spawn": self._spawn}
-        self._supervisor = Supervisor(config.workers, self._setup, max_crashes=most, awake=self.dispatch.awake, **how)
+        self._supervisor = Supervisor(
+            config.workers,
+            self._setup,
+            threads=config.threads,
+            gpu=config.gpu,
+            max_crashes=max(MAX_CRASHES, config.max_retries + 3),  # it may have died once more when copies were compared
+            awake=self.dispatch.awake,
+            spawn=self._spawn,
+        )
         self._poller = zmq.Poller()
         for socket in (*self._gate.sockets, self._crew.socket):
             self._poller.register(socket, zmq.POLLIN)

@@ -18,9 +18,8 @@ import threading
 from typing import Any, BinaryIO
 
 from feeder_server.bond import take_over_stdin
-from feeder_server.cores import usable_cores
+from feeder_server.cores import resolve_workers
 from feeder_server.early_workers import EarlyWorkers
-from feeder_wire.words import AUTO
 
 log = logging.getLogger("feeder.node")
 
@@ -41,12 +40,12 @@ def main() -> int:
         return 0
     setup = json.loads(line)
     early = _early_workers(setup)
-    # Only now: it takes as long as those take to load what they need.
-    from feeder_server.node import Node
-    from feeder_server.private_config import configure
-    from feeder_wire.errors import ConfigError, FeederError
-
     try:
+        # Only now: it takes as long as those take to load what they need.
+        from feeder_server.node import Node
+        from feeder_server.private_config import configure
+        from feeder_wire.errors import ConfigError, FeederError
+
         try:
             node = Node(configure(setup), spawn=early.spawn)
             endpoint = node.open()
@@ -77,9 +76,9 @@ def main() -> int:
 
 
 def _early_workers(setup: dict[str, Any]) -> EarlyWorkers:
-    given, options = setup["workers"], setup.get("options") or {}
-    count = 1 if given == AUTO else given if given is not None else usable_cores()
-    return EarlyWorkers(count, options.get("threads", 1), options.get("gpu", False))
+    workers, autoscale = resolve_workers(setup["workers"])
+    options = setup.get("options") or {}
+    return EarlyWorkers(1 if autoscale else workers, options.get("threads", 1), options.get("gpu", False))
 
 
 def wait_for_the_end(pipe: BinaryIO, parent: int) -> None:

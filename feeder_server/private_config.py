@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from feeder_server.config import ServeConfig, SourceEntry, resolve_workers
+from feeder_server.config import ServeConfig, SourceEntry
+from feeder_server.cores import resolve_workers
 from feeder_server.target import parse_target, plain
 from feeder_wire.errors import ConfigError
 from feeder_wire.security import KeyPair

@@ -12,7 +12,7 @@ from feeder_client import FeederClient, receiver
 from feeder_server.status import Visitor
 from tests.serving import ANY_PORT, QUICK_RESTARTS, SOURCES, Serving, serve, until
 
-CORES = {"feeder_server.config.usable_cores": "lambda: 3"}
+CORES = {"feeder_server.cores.usable_cores": "lambda: 3"}
 QUICK = {
     **CORES,
     **QUICK_RESTARTS,
