@@ -41,38 +41,46 @@ def main() -> int:
     setup = json.loads(line)
     early = _early_workers(setup)
     try:
-        # Only now: it takes as long as those take to load what they need.
-        from feeder_server.node import Node
-        from feeder_server.private_config import configure
-        from feeder_wire.errors import ConfigError, FeederError
-
-        try:
-            node = Node(configure(setup), spawn=early.spawn)
-            endpoint = node.open()
-        except (FeederError, TypeError) as e:
-            kind = type(e).__name__ if isinstance(e, FeederError) else ConfigError.__name__
-            _say({"error": [kind, str(e)]})
-            return 2
-        signal.signal(signal.SIGTERM, lambda *_: node.stop("it got SIGTERM"))
-
-        def watch() -> None:
-            wait_for_the_end(pipe, parent)
-            node.stop("the training process has ended")
-
-        threading.Thread(target=watch, name="feeder-watch", daemon=True).start()
-        _say({"endpoint": endpoint})
-        try:
-            node.run()
-        except FeederError as e:
-            log.debug("%s", e)  # the training process hears it as a Goodbye
-        finally:
-            node.close()
+        code = _serve(setup, pipe, parent, early)
     finally:
         early.close()
         if setup.get("remove"):
             shutil.rmtree(setup["remove"], ignore_errors=True)
+    if code:
+        return code
     sys.stderr.flush()
     os._exit(0)  # the watching thread sits in a read that may never end
+
+
+def _serve(setup: dict[str, Any], pipe: BinaryIO, parent: int, early: EarlyWorkers) -> int:
+    """Say where the node is, or what can't work, and serve until the training process has ended. Returns the exit code."""
+    # Only now: it takes as long as the workers take to load what they need.
+    from feeder_server.node import Node
+    from feeder_server.private_config import configure
+    from feeder_wire.errors import ConfigError, FeederError
+
+    try:
+        node = Node(configure(setup), spawn=early.spawn)
+        endpoint = node.open()
+    except (FeederError, TypeError) as e:
+        kind = type(e).__name__ if isinstance(e, FeederError) else ConfigError.__name__
+        _say({"error": [kind, str(e)]})
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: node.stop("it got SIGTERM"))
+
+    def watch() -> None:
+        wait_for_the_end(pipe, parent)
+        node.stop("the training process has ended")
+
+    threading.Thread(target=watch, name="feeder-watch", daemon=True).start()
+    _say({"endpoint": endpoint})
+    try:
+        node.run()
+    except FeederError as e:
+        log.debug("%s", e)  # the training process hears it as a Goodbye
+    finally:
+        node.close()
+    return 0
 
 
 def _early_workers(setup: dict[str, Any]) -> EarlyWorkers:
