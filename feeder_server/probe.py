@@ -209,9 +209,12 @@ class Probe:
         return 1 if self.warm else 0
 
     def _spare(self, slot: int) -> int:
-        """An item to make first: for each worker another one, so that all can be served; with a short source any."""
+        """An item to make first: for each worker another one, so that all can be served; with a short source any.
+
+        Not item 2 where there are others: the owner comes to that before the comparison is over.
+        """
         n = self._length
-        place = 2 + sorted(self._slots).index(slot)
+        place = 3 + sorted(self._slots - {self.owner}).index(slot)
         if n is None or place < n:
             return place
         return 0 if n == 1 else 1 + place % (n - 1) if not self.warm else (2 + place % (n - 2) if n > 2 else 0)

@@ -108,14 +108,15 @@ class Scheduling(Comparing):
     def _next_item(self, session: Session) -> tuple[int, Key] | None:
         """Any worker makes any item: the one with the least to do."""
         source = self.sources[session.source]
-        key = self.trials.next_key(session)
-        if key is None or not self._has_room(source):
+        if not self._has_room(source):
             return None
+        owner, (mine, others) = self.trials.probes[session.source].owner, self.trials.next_keys(session)
         best, load = None, self.depth(source)
         for number in source.slots:
-            if self._takes(number, session.source) and len(self.slots[number].jobs) < load:
-                best, load = number, len(self.slots[number].jobs)
-        return None if best is None else (best, key)
+            key = mine if number == owner else others
+            if key is not None and self._takes(number, session.source) and len(self.slots[number].jobs) < load:
+                best, load = (number, key), len(self.slots[number].jobs)
+        return best
 
     def _next_stream(self, session: Session) -> tuple[int, Key] | None:
         """What a batch of a stream is called says which worker makes it: the first one that is wanted of a worker with room."""

@@ -50,16 +50,18 @@ class Trials:
         self._kept: dict[tuple[int, int], Made] = {}
         self._told: list[tuple[str, bool]] = [("", False)] * len(sources)
 
-    def next_key(self, session: Session) -> Key | None:
-        """The first thing a session waits for that the owner isn't making for the comparison already.
+    def next_keys(self, session: Session) -> tuple[Key | None, Key | None]:
+        """The first thing a session waits for that is to be made now: by the owner, and by another worker that serves.
 
-        What other workers make for it isn't waited for, and isn't passed over: should it show that items depend on what was made
-        before, the owner has to have made them in the order in which they were asked for, or a pass would lack samples.
+        What is being made for the comparison is left to who makes it, with one exception: should it show that items depend on what was
+        made before, the owner has to have made them in the order in which they were asked for, or a pass would lack samples. So the
+        owner passes over nothing but what it makes itself; and what others make isn't waited for longer than until the owner comes to it.
         """
         reserved = self.reserved[session.source]
         if not reserved:
-            return session.queue[0]
-        return next((key for key in session.queue if key[0] or key[1] > 1 or key[1] not in reserved), None)
+            return session.queue[0], session.queue[0]
+        first = next((key for key in session.queue if key[0] or key[1] > 1 or key[1] not in reserved), None)
+        return first, next((key for key in session.queue if key[0] or key[1] not in reserved), None)
 
     def claim(self, number: int, key: Key) -> None:
         """A session gets this from a worker that serves: what is made of it for the comparison isn't needed."""
