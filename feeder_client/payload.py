@@ -25,6 +25,9 @@ from feeder_wire.messages import Lent
 
 Bytes = npt.NDArray[np.uint8]
 
+PUT_OFF = 8
+"""One part in so many of what the caller may have in hand is sent home with the next thing that the receiver does."""
+
 
 class Loan:
     """The blocks that one node has lent this client.
@@ -33,7 +36,7 @@ class Loan:
         reader: maps the node's arena.
         limit_bytes: above this much in the caller's hands, batches are copied out and their blocks go home at once, so that a
             caller who keeps every batch can't starve the node.
-        wake: called when there is something to send home, from any thread.
+        wake: called when there is enough to send home to be worth it, from any thread.
     """
 
     def __init__(self, reader: ArenaReader, limit_bytes: int, wake: Callable[[], None]) -> None:
@@ -76,9 +79,11 @@ class Loan:
     def give_back(self, block: str) -> None:
         """Nobody looks at this block any more. From any thread."""
         self._handed.pop(block, None)
-        self._sizes.pop(block, None)
+        size = self._sizes.pop(block, 0)
         self.returned.append(block)
-        self._wake()
+        # The receiver sends home what there is whenever it looks up, and it does so at least four times a second.
+        if len(self.returned) * size * PUT_OFF >= self._limit:
+            self._wake()
 
     def hand_out(self, block: str) -> bool:
         """May the caller have views of this block? False: too much is in its hands already, copy the batch.

@@ -181,6 +181,7 @@ class Waiting:
         counted.batches += not (self._skips is not None and isinstance(payload, Broken))
         counted.nbytes += payload.nbytes
         limit = self._credits.limit()
-        # Waking the receiver costs two system calls: for quick batches once in a while is enough.
-        if limit < 16 or sum(stock.level) <= limit - limit // 8:
+        # A waking receiver takes the GIL from the training, and the node's core: it fills up some places at once. It looks up by itself
+        # when something arrives, and four times a second, so what is put off here never waits for long.
+        if sum(stock.level) <= limit - max(1, limit // 4):
             self.wake()

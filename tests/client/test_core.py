@@ -116,6 +116,33 @@ def make(num_batches: int = 6, kind: str = "indexed", endpoints: int = 1, worker
     return core, server
 
 
+def test_the_receiver_is_woken_when_a_quarter_of_the_window_is_free() -> None:
+    """Not for every batch that is taken, for it takes the GIL from the training; and in good time, so that the window never runs dry."""
+    core, server = make(1000, prefetch=16)
+    wakes, levels = [], []
+
+    def wake() -> None:
+        wakes.append(len(server.asked))
+        server.serve()
+
+    for index in range(100):
+        core.get(index)  # how large batches are is known by now
+    server.serve()
+    core.wake = wake
+    for index in range(100, 164):
+        core.get(index)
+        levels.append(core.stats().stored)
+    assert len(wakes) == 16
+    assert set(levels) == {13, 14, 15, 16}
+
+
+def test_a_narrow_window_is_filled_at_once() -> None:
+    core, server = make(1000, prefetch=2)
+    for index in range(10):
+        core.get(index)
+        assert core.stats().stored == 2
+
+
 class TestOpening:
     def test_knows_the_length_once_a_node_serves(self) -> None:
         core, _ = make(6)

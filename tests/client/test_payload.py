@@ -222,6 +222,16 @@ class TestLoan:
         del batch
         assert desk.loan.holds == (borrowed[2].block,)
 
+    def test_nobody_is_woken_for_little(self, tmp_path: Path) -> None:
+        desk = Desk(tmp_path, limit_bytes=4 * 8 * SIZE)
+        for count in range(1, 5):
+            desk.lend().drop()
+            assert len(desk.loan.returned) == count
+            assert len(desk.wakes) == (count == 4)
+        desk.home()
+        desk.lend().drop()
+        assert len(desk.wakes) == 1
+
     def test_a_block_that_is_not_there_is_not_accepted(self, desk: Desk) -> None:
         with pytest.raises(ProtocolError):
             desk.loan.accept(Lent(SESSION, 0, 0, b"", "0-7-7-7", 4096, 10, 0.0))
@@ -235,7 +245,7 @@ def test_nothing_is_called_at_exit(tmp_path: Path) -> None:
         sys.path.insert(0, os.getcwd())
         from pathlib import Path
         from tests.client.test_payload import Desk
-        desk = Desk(Path(sys.argv[1]), 1 << 30)
+        desk = Desk(Path(sys.argv[1]), 100_000)
         desk.loan._wake = lambda: print("woken", flush=True)
         first, second = desk.lend().open(), desk.lend().open()
         del first
