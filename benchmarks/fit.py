@@ -5,7 +5,8 @@ For each backend, one after the other in one process, on the same trivial model,
 * floor: the same batch over and over, in the form that the backend takes without a copy;
 * in process: Keras' own PyDataset, made by the training process (ready in memory; stacked from 64 pictures);
 * feeder: the same sources, two workers; and with a window that was filled before the pass began; on torch also as a DataLoader of
-  `as_torch_dataset()`, whose tensors Keras takes without a copy (the stacked batches and the window that is filled are read so there);
+  `as_torch_dataset()`, whose tensors Keras takes without a copy (the stacked batches and the window that is filled are read so there), on
+  TensorFlow also as `as_tf_dataset()`;
 * iteration: ``for batch in seq``, without Keras.
 
 And the script of the question that started this project: batches that sleep 2 s, 10 of them per epoch, 2 epochs, 4 workers.
@@ -87,6 +88,9 @@ def backend(name: str, quick: bool = False) -> dict[str, float]:
     if name == "torch":
         with _sequence("Big", ENDLESS) as seq:
             found["feeder, tensors"] = trainer.per_batch(_tensors(seq), steps)
+    if name == "tensorflow":
+        with _sequence("Big", ENDLESS) as seq:
+            found["feeder, as_tf_dataset"] = trainer.per_batch(seq.as_tf_dataset(), steps)
     with _sequence("Big", ENDLESS) as seq:
         found["iteration"] = iteration(seq, steps)
     return found | filled(trainer, name, 6 if quick else FILLED)
@@ -277,6 +281,8 @@ def claims(found: Found) -> list[Claim]:
         ]
     # from_tensors, the floor of TensorFlow, runs no Python: this is what is left of it if Keras' own PyDataset is the floor.
     added = found.of("tensorflow", "added, PyDataset")
+    datasets = quotients(found.of("tensorflow", "feeder, as_tf_dataset"), found.of("tensorflow", "feeder, ready"))
+    made.append(Claim("3. tensorflow: feeder, as_tf_dataset / ready", datasets, 1.0, at_most=True))
     return [*made, Claim("3. tensorflow: added to a PyDataset of one array when batches wait", added, 0.3, " ms", at_most=True)]
 
 
@@ -285,6 +291,7 @@ KINDS = (
     "iteration",
     "feeder, ready",
     "feeder, tensors",
+    "feeder, as_tf_dataset",
     "in process, ready",
     "feeder, stacked",
     "in process, stacked",
@@ -292,7 +299,7 @@ KINDS = (
     "added, PyDataset",
 )
 QUESTION = ("in process", "feeder", "feeder and its start", "feeder, a third epoch")
-LIKE = {"feeder, tensors": "torch", "added, PyDataset": "tensorflow"}  # figures of one backend
+LIKE = {"feeder, tensors": "torch", "feeder, as_tf_dataset": "tensorflow", "added, PyDataset": "tensorflow"}  # figures of one backend
 MEASUREMENTS = {
     **{name: Measurement(f"fit on {name}", "benchmarks.fit:backend", {"name": name}) for name in BACKENDS},
     "question": Measurement("the question's script", "benchmarks.fit:question"),

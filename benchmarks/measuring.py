@@ -29,6 +29,7 @@ from feeder_wire.arena import parents, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = Path(__file__).with_name("sources.py")
+BASE_CLASS = f"{Path(__file__).with_name('base_class.py')}:Labelled"
 GRACE_SECONDS = 1.5
 _MARK = "BENCHMARK "
 # Not -m: this module would be there twice, with two kinds of `AbsentError`; and what spawns processes imports `__main__` again.

@@ -1,7 +1,7 @@
 """Memory of worker, node and client, and CPU time per GB: ``python -m benchmarks memory [--rounds N]``. Linux tells all of it.
 
 Own memory (USS) is what would come back if the process ended; PSS shares what several processes map among them; RSS counts that in full
-for each. The source is NumPy-only and holds 10 kB.
+for each. The source is NumPy-only and holds 10 kB, but for two: one imports Keras for the base class of its `Sequence`, one holds 1 GiB.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.job import WORKS, Job
-from benchmarks.measuring import SOURCES, AbsentError, server
+from benchmarks.measuring import BASE_CLASS, SOURCES, AbsentError, server
 from benchmarks.peers import PEERS, rate_of
 from benchmarks.program import Found, Measurement, Program, Row
 from benchmarks.report import Claim, Table, quotients
 
 WORKERS = 4
+HELD = 1024
+"""MiB of the array that every worker looks at. Without sharing four times that much is needed."""
 LOADERS = ("torch", "torch-numpy", "torch-spawn")
 KINDS = ("uss", "pss", "rss")
 
@@ -34,11 +36,42 @@ def feeder(quick: bool = False) -> dict[str, float]:
             next(batches)
         for _ in range(50 if quick else 2000):
             next(batches)
-        node = psutil.Process(process.pid)
         # A worker is what the node started last: below a launcher of a virtual environment, on Windows, there is one more process.
-        found = {"worker": max((_memory(one) for one in node.children(recursive=True)), key=lambda kinds: kinds["uss"])}
-        found |= {"node": _memory(node), "client": _memory(psutil.Process())}
+        found = {"worker": _largest(process.pid)}
+        found |= {"node": _memory(psutil.Process(process.pid)), "client": _memory(psutil.Process())}
     return {f"{who} {kind}": value for who, kinds in found.items() for kind, value in kinds.items()}
+
+
+def base_class(light: bool, quick: bool = False) -> dict[str, float]:
+    """Megabytes of a worker whose source imports Keras for a base class and no more, with the stand-ins for that and without."""
+    from feeder_client import FeederClient
+
+    options = () if light else ("--no-light-imports",)
+    with server(BASE_CLASS, "-a", "length=100", *options, workers=1) as (endpoint, process), FeederClient(endpoint) as client:
+        next(iter(client))
+        return _largest(process.pid)
+
+
+def held(shared: bool, quick: bool = False) -> dict[str, float]:
+    """Megabytes of all workers together, each of which has read the whole of a large array."""
+    import psutil
+
+    from feeder_client import FeederClient
+
+    options = ("-a", f"megabytes={16 if quick else HELD}", "-a", f"shared={shared}", "-a", "length=1000000")
+    with server(f"{SOURCES}:Rows", *options, workers=WORKERS) as (endpoint, process), FeederClient(endpoint) as client:
+        batches = iter(client)
+        for _ in range(200):  # after that many the copies were compared, for which each makes some
+            next(batches)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        return {"pss": sum(_memory(worker)["pss"] for worker in workers)}
+
+
+def _largest(pid: int) -> dict[str, float]:
+    """Of the processes below one."""
+    import psutil
+
+    return max((_memory(one) for one in psutil.Process(pid).children(recursive=True)), key=lambda kinds: kinds["uss"])
 
 
 def bare(quick: bool = False) -> dict[str, float]:
@@ -99,6 +132,13 @@ def claims(found: Found) -> list[Claim]:
             0.25,
             at_most=True,
         ),
+        Claim(
+            "4 workers and an array of 1 GiB: each its own / `shared`", quotients(found.of("held", "pss"), found.of("held-shared", "pss"))
+        ),
+        Claim(
+            "own memory of a worker, Keras for a base class: it is loaded / stand-ins",
+            quotients(found.of("base-loaded", "uss"), found.of("base-light", "uss")),
+        ),
     ]
 
 
@@ -110,6 +150,10 @@ MEASUREMENTS = {
         f"cpu-{name}": Measurement(f"CPU: {PEERS[name].title}", "benchmarks.memory:cpu", {"name": name})
         for name in ("feeder", *LOADERS, "grain")
     },
+    "base-light": Measurement("Keras for a base class, stand-ins", "benchmarks.memory:base_class", {"light": True}),
+    "base-loaded": Measurement("Keras for a base class, it is loaded", "benchmarks.memory:base_class", {"light": False}),
+    "held-shared": Measurement("4 workers, 1 GiB shared", "benchmarks.memory:held", {"shared": True}),
+    "held": Measurement("4 workers, 1 GiB each", "benchmarks.memory:held", {"shared": False}),
 }
 ROWS = [
     *(Row(f"a Python with NumPy and pyzmq: {kind.upper()}", "bare", kind, "MB") for kind in KINDS),
@@ -119,6 +163,10 @@ ROWS = [
         for name in (*LOADERS, "grain")
         for kind in KINDS[:2]
     ),
+    *(Row(f"a worker that imports Keras for a base class: {kind.upper()}", "base-light", kind, "MB") for kind in KINDS),
+    *(Row(f"the same with `--no-light-imports`: {kind.upper()}", "base-loaded", kind, "MB") for kind in KINDS),
+    Row("4 workers that read an array of 1 GiB, each its own: PSS together", "held", "pss", "MB"),
+    Row("the same with `feeder_server.shared`: PSS together", "held-shared", "pss", "MB"),
     *(Row(f"big: CPU seconds per GB, {PEERS[name].title}", f"cpu-{name}", "per_gb", "s/GB") for name in ("feeder", *LOADERS, "grain")),
 ]
 PROGRAM = Program("memory", __doc__ or "", MEASUREMENTS, ROWS, claims, packages=("keras-feeder", "numpy", "pyzmq", "torch", "grain"))

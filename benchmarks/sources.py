@@ -118,6 +118,31 @@ class Sleep:
         return np.full((32, 26, 3), index % 256, np.float32), np.full(32, index, np.int64)
 
 
+class Rows:
+    """Batches out of one large array of float32, `megabytes` MiB; `shared`: computed once for all workers.
+
+    x: shape (32, 1024); y: shape (32,), of all rows together: so that each worker has looked at every page.
+    """
+
+    def __init__(self, length: int, megabytes: int, shared: bool) -> None:
+        import feeder_server
+
+        self._length = length
+        self._rows = feeder_server.shared(rows, megabytes) if shared else rows(megabytes)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        start = index * 32 % (len(self._rows) - 32)
+        return self._rows[start : start + 32].copy(), np.full(32, self._rows[:, 0].sum(), np.float32)
+
+
+def rows(megabytes: int) -> npt.NDArray[np.float32]:
+    """float32, shape (256 * megabytes, 1024): a row is one page of memory."""
+    return np.full((256 * megabytes, 1024), 0.5, np.float32)
+
+
 class WithKeras(Small):
     """The same as `Small`, of people who build their pipeline with Keras."""
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.job import SLEEP_SECONDS
-from benchmarks.measuring import SOURCES, measure, served
+from benchmarks.measuring import BASE_CLASS, SOURCES, measure, served
 from benchmarks.program import Found, Measurement, Program, Row
 from benchmarks.report import Claim, Table, quotients
 
@@ -39,6 +39,16 @@ def cold(workers: int, source: str = "Small", quick: bool = False) -> dict[str, 
 
     started = time.perf_counter()
     with FeederClient.local(f"{SOURCES}:{source}", workers=workers, args={"length": 100}) as client:
+        next(iter(client))
+        return {"seconds": time.perf_counter() - started}
+
+
+def base_class(light: bool, quick: bool = False) -> dict[str, float]:
+    """The same where the source imports Keras for the base class of its `Sequence` and no more, with the stand-ins for that and without."""
+    from feeder_client import FeederClient
+
+    started = time.perf_counter()
+    with FeederClient.local(BASE_CLASS, workers=4, args={"length": 100}, server={"light_imports": light}) as client:
         next(iter(client))
         return {"seconds": time.perf_counter() - started}
 
@@ -92,6 +102,10 @@ def claims(found: Found) -> list[Claim]:
         Claim(
             "first batch, 4 workers that import Keras / bare Keras", quotients(found.of("keras-4", "seconds"), found.of("keras", "seconds"))
         ),
+        Claim(
+            "first batch, Keras for a base class: it is loaded / stand-ins",
+            quotients(found.of("base-loaded", "seconds"), found.of("base-light", "seconds")),
+        ),
     ]
 
 
@@ -100,7 +114,9 @@ MEASUREMENTS = {
     **{f"cold-{n}": Measurement(f"fresh local server, {n} workers", "benchmarks.start:cold", {"workers": n}) for n in WORKERS},
     "warm": Measurement("warm server, 4 workers", "benchmarks.start:warm"),
     "keras": Measurement('python -c "import keras"', "benchmarks.start:bare_keras"),
-    "keras-4": Measurement("source that imports Keras, 4 workers", "benchmarks.start:cold", {"workers": 4, "source": "WithKeras"}),
+    "keras-4": Measurement("source that uses Keras, 4 workers", "benchmarks.start:cold", {"workers": 4, "source": "WithKeras"}),
+    "base-light": Measurement("Keras for a base class, stand-ins, 4 workers", "benchmarks.start:base_class", {"light": True}),
+    "base-loaded": Measurement("Keras for a base class, it is loaded, 4 workers", "benchmarks.start:base_class", {"light": False}),
 }
 ROWS = [
     Row('`python -c "import numpy, zmq"`', "python", "seconds", "s"),
@@ -109,7 +125,9 @@ ROWS = [
     Row("first batch of a second client, warm server", "warm", "second", "s"),
     Row("first batch of a restarted trainer, warm server", "warm", "restarted", "s"),
     Row('`python -c "import keras"`', "keras", "seconds", "s"),
-    Row("first batch of a fresh local server, 4 workers, source imports Keras", "keras-4", "seconds", "s"),
+    Row("first batch of a fresh local server, 4 workers, source uses Keras", "keras-4", "seconds", "s"),
+    Row("the same, source imports Keras for a base class only", "base-light", "seconds", "s"),
+    Row("the same with `light_imports=False`", "base-loaded", "seconds", "s"),
 ]
 PROGRAM = Program("start", __doc__ or "", MEASUREMENTS, ROWS, claims)
 

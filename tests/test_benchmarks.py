@@ -354,7 +354,9 @@ class TestSmallRuns:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="other systems don't tell which memory is shared")
     def test_memory(self, tmp_path: Path) -> None:
-        assert "| feeder, worker: USS | " in self.table("memory", "bare,feeder", tmp_path / "table.md")
+        text = self.table("memory", "bare,feeder,base-light,held-shared,held", tmp_path / "table.md")
+        assert "| feeder, worker: USS | " in text
+        assert "| 4 workers and an array of 1 GiB: each its own / `shared` | " in text
 
     def test_scale(self) -> None:
         """Its figures come in steps of a hundredth of a second, and may be 0 in so short a run."""

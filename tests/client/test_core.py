@@ -137,7 +137,7 @@ def test_the_receiver_is_woken_when_a_quarter_of_the_window_is_free() -> None:
 
 
 def test_a_narrow_window_is_filled_at_once() -> None:
-    core, server = make(1000, prefetch=2)
+    core, _ = make(1000, prefetch=2)
     for index in range(10):
         core.get(index)
         assert core.stats().stored == 2
