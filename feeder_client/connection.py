@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import zmq
 
-from feeder_client.greeting import mechanism_at
 from feeder_client.payload import Borrowed, Broken, Bytes, Loan, Owned, Payload, small
 from feeder_wire import client_frames, codec, frames
 from feeder_wire import messages as m
 from feeder_wire.arena import ArenaReader
 from feeder_wire.errors import ProtocolError, UnsupportedBatch, VersionMismatch
+from feeder_wire.greeting import mechanism_at
 from feeder_wire.packing import is_packed, unpack
 from feeder_wire.security import KeyPair, secure_client
 from feeder_wire.sockets import event_on, set_limits

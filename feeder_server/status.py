@@ -24,11 +24,10 @@ from feeder_server.status_text import shown
 from feeder_wire import client_frames, frames
 from feeder_wire import messages as m
 from feeder_wire.errors import AuthenticationError, NodeUnreachable, ProtocolError, VersionMismatch
+from feeder_wire.greeting import address, mechanism_on
 from feeder_wire.security import KeyPair, check_endpoint, secure_client
 from feeder_wire.sockets import event_on, set_limits
 
-_GREETING = b"\xff" + bytes(8) + b"\x7f\x03"
-"""How a peer of ZMTP 3 begins: signature and version. The rest of a greeting, with the mechanism, follows when it has seen ours."""
 _GREETING_SECONDS = 2.0  # libzmq answers by itself, however busy the node is
 _AGAIN_SECONDS = 0.1
 _EVENTS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -177,38 +176,18 @@ def mechanism_of(endpoint: str, deadline: float, timeout: float) -> str:
     Raises:
         NodeUnreachable: nothing listens there until `deadline`; `timeout` is for the message.
     """
-    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
     why: object = ""
     while (left := deadline - time.monotonic()) > 0:
         try:
-            connection = socket.create_connection((host.strip("[]"), int(port)), timeout=left)
+            connection = socket.create_connection(address(endpoint), timeout=left)
         except (OSError, UnicodeError) as e:  # UnicodeError: a host name that can't be one
             why = e
             time.sleep(min(_AGAIN_SECONDS, max(0.0, deadline - time.monotonic())))  # it may just be starting
             continue
         with connection:
-            return _greet(connection, min(deadline, time.monotonic() + _GREETING_SECONDS))
+            return mechanism_on(connection, min(deadline, time.monotonic() + _GREETING_SECONDS)) or ""
     detail = getattr(why, "strerror", None) or why or "no answer"
     raise NodeUnreachable(f"nothing answers at {endpoint} (tried for {timeout:g} s: {detail}): is the server up, and is that its endpoint?")
-
-
-def _greet(connection: socket.socket, deadline: float) -> str:
-    got = b""
-    try:
-        connection.sendall(_GREETING)
-        while len(got) < 32:
-            connection.settimeout(max(0.01, deadline - time.monotonic()))
-            piece = connection.recv(64)
-            if not piece:
-                break
-            got += piece
-            if not _GREETING.startswith(got[:1]) or (len(got) > 9 and got[9] != _GREETING[9]):
-                break
-    except OSError:  # it hung up, or said nothing
-        pass
-    if len(got) < 32 or got[0] != _GREETING[0] or got[9] != _GREETING[9]:
-        return ""
-    return got[12:32].rstrip(b"\0").decode("ascii", "backslashreplace")
 
 
 def check_mechanism(endpoint: str, mechanism: str, keys: bool) -> None:

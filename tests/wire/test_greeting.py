@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 import zmq
 
-from feeder_client.greeting import mechanism_at
+from feeder_wire.greeting import mechanism_at
 from feeder_wire.security import KeyPair, secure_server
 from tests.proxy import Proxy
 from tests.serving import free_port
