@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from feeder_wire.arena import parents, sweep
+from feeder_wire.directories import parents, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = Path(__file__).with_name("sources.py")

@@ -27,7 +27,7 @@ from typing import Any
 
 from feeder_client.connection import Keys
 from feeder_client.unpicklable import explain
-from feeder_wire.arena import PrivateDirectory, parents, sweep
+from feeder_wire.directories import PrivateDirectory, parents, sweep
 from feeder_wire.errors import ConfigError, FeederError, NodeUnreachable, of_kind
 from feeder_wire.parcel import pack
 from feeder_wire.security import KeyPair

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from feeder_server.target import Target
-from feeder_wire.arena import free_bytes, parents
+from feeder_wire.directories import free_bytes, parents
 from feeder_wire.errors import ConfigError
 from feeder_wire.packing import METHODS, available
 from feeder_wire.security import KeyPair, check_endpoint, is_loopback

@@ -1,4 +1,4 @@
-"""The node's end of the arena: its folders, from the sweep at the start to their removal at the end. See feeder_wire/arena.py."""
+"""The node's end of the arena: its folders, from the sweep at the start to their removal at the end. See feeder_wire/directories.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 from feeder_wire import beacon
 from feeder_wire import worker_messages as w
-from feeder_wire.arena import ArenaReader, PrivateDirectory, free_bytes, parents, shared_memory, sweep
+from feeder_wire.arena import ArenaReader
+from feeder_wire.directories import PrivateDirectory, free_bytes, parents, shared_memory, sweep
 
 log = logging.getLogger("feeder.node")
 

@@ -39,8 +39,9 @@ from feeder_server.generators import Generators
 from feeder_server.identity import CanNotTellError, identity_of, name_of
 from feeder_server.module_seeds import seeded
 from feeder_server.undisturbed import undisturbed
-from feeder_wire.arena import free_bytes, map_new, try_lock
+from feeder_wire.arena import map_new
 from feeder_wire.codec import Encoded, aligned_empty, decode, encode
+from feeder_wire.directories import free_bytes, try_lock
 from feeder_wire.errors import UnsupportedBatch
 from feeder_wire.mapping import unmap
 

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import sys
 from functools import cache
 from typing import Any
 
+OPEN_FLAGS = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_NOFOLLOW", 0)
+"""How a file of ours is opened. O_NOFOLLOW: it is never a link to somebody's."""
+CREATE_FLAGS = OPEN_FLAGS | os.O_CREAT | os.O_EXCL | getattr(os, "O_SHORT_LIVED", 0)
+"""How one is made. O_SHORT_LIVED: Windows keeps it in memory while it can."""
 _MAP_FIXED = 0x10  # on Linux, macOS and the BSDs; Python has no name for it
 
 

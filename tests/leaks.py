@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from feeder_wire import arena
+from feeder_wire import directories
 
 try:
     import psutil
@@ -130,7 +130,7 @@ def wait_for_clean(before: Snapshot, folders: PrivateFolders, seconds: float) ->
     if leaks:
         gc.collect()  # a view of a block in a reference cycle is no leak
         if sys.platform == "win32":  # what was still mapped when its node ended goes with the next start of one
-            arena.sweep(folders.roots())
+            directories.sweep(folders.roots())
             leaks = leaks_since(before, folders)
     while leaks and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)

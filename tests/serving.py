@@ -29,7 +29,7 @@ from typing import IO, Any, TypeVar
 
 import pytest
 
-from feeder_wire.arena import parents, sweep
+from feeder_wire.directories import parents, sweep
 from tests.leaks import PREFIX
 
 SOURCES = Path(__file__).with_name("sources.py")

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from feeder_server.status import Visitor
-from feeder_wire.arena import parents, sweep
+from feeder_wire.directories import parents, sweep
 from feeder_wire.sizes import parse_size
 from tests import leaks
 from tests.chaos.cast import Node, Trainer, cast

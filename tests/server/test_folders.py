@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from feeder_server.folders import Folders
-from feeder_wire import arena
+from feeder_wire import directories
 from feeder_wire import worker_messages as w
 
 
@@ -53,7 +53,7 @@ class TestSharedMemoryThatCanNotBeUsed:
 
     def test_too_small(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         monkeypatch.setenv("FEEDER_SHM_DIR", str(tmp_path))
-        monkeypatch.setattr(arena, "free_bytes", lambda folder: 64_000_000)
+        monkeypatch.setattr(directories, "free_bytes", lambda folder: 64_000_000)
         monkeypatch.setattr("feeder_server.folders.free_bytes", lambda folder: 64_000_000)
         made = Folders(1 << 30)
         made.close()

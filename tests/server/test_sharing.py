@@ -17,8 +17,8 @@ import pytest
 import feeder_server
 from feeder_server import draws, seeding, sharing
 from feeder_server.sharing import Store
-from feeder_wire import arena
-from feeder_wire.arena import PrivateDirectory, try_lock
+from feeder_wire import directories
+from feeder_wire.directories import PrivateDirectory, try_lock
 from feeder_wire.errors import UnsupportedBatch
 from tests.serving import until
 
@@ -303,4 +303,4 @@ def test_the_sweep_takes_it_with_the_rest(places: list[PrivateDirectory], store:
     place = places.pop(0)
     assert place._lock is not None
     os.close(place._lock)
-    assert arena.sweep([place.path.parent]) == [place.path]
+    assert directories.sweep([place.path.parent]) == [place.path]

@@ -68,7 +68,7 @@ class TestArguments:
         assert given[-1] == "-x"
         assert given[given.index("-n") + 1] == "2"
 
-    @pytest.mark.parametrize("chosen", ["-n0", "tests/wire/test_arena.py::TestSweep"])
+    @pytest.mark.parametrize("chosen", ["-n0", "tests/wire/test_directories.py::TestSweep"])
     def test_but_not_where_the_user_chose(self, tmp_path: Path, chosen: str) -> None:
         assert "--dist" not in run.pytest_arguments([chosen], tmp_path, cores=8)
 
