@@ -24,6 +24,7 @@ from zmq.auth import Authenticator
 from feeder_server.backlog import Backlog
 from feeder_server.config import ServeConfig
 from feeder_server.line import Line
+from feeder_server.portions import portions
 from feeder_server.sparing import Sparing
 from feeder_wire import client_frames, frames
 from feeder_wire import messages as m
@@ -38,8 +39,6 @@ LEASE_SECONDS = 15.0
 """A client that has not been heard of for so long is forgotten; clients ping every few seconds."""
 QUIET_SECONDS = 4.0
 """Longer than a client is silent."""
-PORTION_BYTES = m.CHUNK_BYTES
-"""Of what is gathered in one message, for the same reasons."""
 FRAME_BYTES = 100
 """That a message takes in ZeroMQ's queues besides its own, about."""
 LEAST_QUOTA = 16 * 1024 * 1024
@@ -212,7 +211,7 @@ class Gate:
         """Send what was gathered."""
         for client, batch in self._out.items():
             peer = self.peers.get(client)
-            if peer is not None and not all(self._send(peer.identity, portion, peer.backlog) for portion in _portions(batch)):
+            if peer is not None and not all(self._send(peer.identity, portion, peer.backlog) for portion in portions(batch)):
                 self._unreachable.append((client, peer.identity))
         self._out.clear()
 
@@ -319,35 +318,6 @@ class Gate:
         self.socket.close()
         if self._auth is not None:
             self._auth.stop()
-
-
-def _portions(batch: list[m.ToClient]) -> Iterator[list[m.ToClient]]:
-    """Cut what is for one client into messages that it will take: above `frames.MAX_FRAME` its socket would hang up."""
-    portion: list[m.ToClient] = []
-    nbytes = 0
-    for message in batch:
-        size = _size(message)
-        if portion and (nbytes + size > PORTION_BYTES or len(portion) >= m.MAX_ITEMS):
-            yield portion
-            portion, nbytes = [], 0
-        portion.append(message)
-        nbytes += size
-    if portion:
-        yield portion
-
-
-def _size(message: m.ToClient) -> int:
-    """About how many bytes it takes on the wire."""
-    match message:
-        case m.Inline():
-            return len(message.head) + len(message.data)
-        case m.Lent():
-            return len(message.head)
-        case m.Failed():
-            return 4 * (len(message.error.message) + len(message.error.traceback))  # characters, at most
-        case m.Status():
-            return len(message.text)
-    return 0
 
 
 class _Authorized:

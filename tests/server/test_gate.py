@@ -11,7 +11,8 @@ import pytest
 import zmq
 
 from feeder_server.config import ServeConfig, SourceEntry
-from feeder_server.gate import LEASE_SECONDS, PORTION_BYTES, QUIET_SECONDS, Gate
+from feeder_server.gate import LEASE_SECONDS, QUIET_SECONDS, Gate
+from feeder_server.portions import PORTION_BYTES
 from feeder_server.target import parse_target
 from feeder_wire import client_frames, frames
 from feeder_wire import messages as m
