@@ -133,3 +133,17 @@ def test_what_was_made_for_the_comparison_is_served() -> None:
     # Items 0 and 1 of the owner, and one of each other worker: 2 + 2 of the six that were made. Only 2 of 5 remain to be made at most.
     assert made == 6 and sum(house.got.values()) == 4
     assert len(house.d.ledger.held_by(HELD)) == 0
+
+
+def test_what_one_worker_has_ready_is_not_made_again_by_another() -> None:
+    """One that has just been admitted leaves to the others what waits for their admission; nor does the owner come to it before."""
+    house = House("exact", 4, 20)
+    for slot in range(4):
+        house.load(slot)
+    house.act(house.d.open(CLIENT, m.Open(SESSION, "0", True)) + house.d.ask(CLIENT, m.Ask(SESSION, 0, tuple(range(10)))))
+    while sum(house.got.values()) < 10:
+        for slot in house.busy():  # each as quick as the others, and the first ones always a moment before the last
+            house.work(slot)
+            house.act(house.d.assign())
+    made = Counter(index for items in house.made.values() for index in items[b""])
+    assert made == {**dict.fromkeys(range(10), 1), 0: 4}
