@@ -17,7 +17,7 @@ from feeder_client.connection import Keys
 from feeder_client.core import Core
 from feeder_client.cuda import pins_where_cuda_is_used
 from feeder_client.local import LocalServer
-from feeder_client.options import Options
+from feeder_client.options import Options, check_local
 from feeder_client.pinned import Pins
 from feeder_client.position import Position
 from feeder_client.receiver import Receiver
@@ -73,6 +73,7 @@ class FeederClient:
     """
 
     _pins: Pins | None = None  # the page-locked blocks, where there are any
+    _more_options: tuple[str, ...] = ()  # of `local`, besides those of a client
 
     def __init__(
         self,
@@ -131,11 +132,10 @@ class FeederClient:
 
         Raises:
             ConfigError: what was handed over can't be packed; the message names the attribute and shows the other way.
+            TypeError: there is no such option.
             SourceNotFound, SourceError: as for the constructor.
         """
-        unknown = set(options) & {"endpoints", "keys", "server_key"}
-        if unknown:
-            raise ConfigError(f"{', '.join(sorted(unknown))}: a private server chooses its own endpoint and keys")
+        check_local(options, {*(FeederClient._connect.__kwdefaults__ or ()), "transport", *cls._more_options}, f"{cls.__name__}.local")
         self = cls.__new__(cls, **{k: v for k, v in options.items() if k == "keras"})
         running = LocalServer(source, workers, args, seed, server)
         try:

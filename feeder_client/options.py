@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,3 +46,19 @@ class Options:
                 raise ConfigError(f"steps={self.steps}, but source {self.source!r} has only {length} batches")
             length = self.steps
         return length
+
+
+def check_local(given: Collection[str], known: Collection[str], method: str) -> None:
+    """Refuse what `local` can't use before a server is started for it.
+
+    Raises:
+        ConfigError: a private server chooses that itself.
+        TypeError: there is no such option; the text says where arguments of the source and of the server belong.
+    """
+    own = sorted({"endpoints", "keys", "server_key"}.intersection(given))
+    if own:
+        raise ConfigError(f"{', '.join(own)}: a private server chooses its own endpoint and keys")
+    unknown = sorted(set(given).difference(known))
+    if unknown:
+        where = "What the source takes goes into args={...}, and what the server takes into server={...}"
+        raise TypeError(f"{method}() has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}. {where}")

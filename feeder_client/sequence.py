@@ -44,6 +44,8 @@ class FeederSequence(FeederClient):
     Keras uses; `stats`, `verdict` and `close` are those of `FeederClient`.
     """
 
+    _more_options: tuple[str, ...] = ("keras", "pin", "use_multiprocessing", "max_queue_size")
+
     def __new__(cls, *args: Any, keras: ModuleType | str | None = None, **kwargs: Any) -> FeederSequence:
         """Make an instance of this class with Keras' base."""
         made: FeederSequence = object.__new__(with_base(cls, find_base(keras)))

@@ -137,6 +137,10 @@ class TestWhatCanNotBeHandedOver:
     def test_endpoint_and_keys_are_its_own(self) -> None:
         with pytest.raises(ConfigError, match="chooses its own"):
             FeederClient.local(f"{SOURCES}:Numbers", workers=1, keys="x")
+        with pytest.raises(
+            TypeError, match=r"^FeederClient.local\(\) has no option batch_size, epochs; it has .*prefetch.* goes into args=\{"
+        ):
+            FeederClient.local(f"{SOURCES}:Numbers", workers=1, batch_size=32, epochs=2)
 
 
 class TestErrors:
