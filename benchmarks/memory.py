@@ -36,7 +36,6 @@ def feeder(quick: bool = False) -> dict[str, float]:
             next(batches)
         for _ in range(50 if quick else 2000):
             next(batches)
-        # A worker is what the node started last: below a launcher of a virtual environment, on Windows, there is one more process.
         found = {"worker": _largest(process.pid)}
         found |= {"node": _memory(psutil.Process(process.pid)), "client": _memory(psutil.Process())}
     return {f"{who} {kind}": value for who, kinds in found.items() for kind, value in kinds.items()}
@@ -68,7 +67,7 @@ def held(shared: bool, quick: bool = False) -> dict[str, float]:
 
 
 def _largest(pid: int) -> dict[str, float]:
-    """Of the processes below one."""
+    """A worker's, of a node that is process `pid`: below a launcher of a virtual environment, on Windows, there is one more process."""
     import psutil
 
     return max((_memory(one) for one in psutil.Process(pid).children(recursive=True)), key=lambda kinds: kinds["uss"])

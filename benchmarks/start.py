@@ -33,22 +33,12 @@ def bare_keras(quick: bool = False) -> dict[str, float]:
     return {"seconds": time.perf_counter() - started}
 
 
-def cold(workers: int, source: str = "Small", quick: bool = False) -> dict[str, float]:
-    """Seconds from ``FeederClient.local(...)`` to its first batch."""
+def cold(workers: int, target: str = f"{SOURCES}:Small", light: bool = True, quick: bool = False) -> dict[str, float]:
+    """Seconds from ``FeederClient.local(...)`` to its first batch. `light`: with stand-ins for Keras, as is the default."""
     from feeder_client import FeederClient
 
     started = time.perf_counter()
-    with FeederClient.local(f"{SOURCES}:{source}", workers=workers, args={"length": 100}) as client:
-        next(iter(client))
-        return {"seconds": time.perf_counter() - started}
-
-
-def base_class(light: bool, quick: bool = False) -> dict[str, float]:
-    """The same where the source imports Keras for the base class of its `Sequence` and no more, with the stand-ins for that and without."""
-    from feeder_client import FeederClient
-
-    started = time.perf_counter()
-    with FeederClient.local(BASE_CLASS, workers=4, args={"length": 100}, server={"light_imports": light}) as client:
+    with FeederClient.local(target, workers=workers, args={"length": 100}, server={"light_imports": light}) as client:
         next(iter(client))
         return {"seconds": time.perf_counter() - started}
 
@@ -114,9 +104,13 @@ MEASUREMENTS = {
     **{f"cold-{n}": Measurement(f"fresh local server, {n} workers", "benchmarks.start:cold", {"workers": n}) for n in WORKERS},
     "warm": Measurement("warm server, 4 workers", "benchmarks.start:warm"),
     "keras": Measurement('python -c "import keras"', "benchmarks.start:bare_keras"),
-    "keras-4": Measurement("source that uses Keras, 4 workers", "benchmarks.start:cold", {"workers": 4, "source": "WithKeras"}),
-    "base-light": Measurement("Keras for a base class, stand-ins, 4 workers", "benchmarks.start:base_class", {"light": True}),
-    "base-loaded": Measurement("Keras for a base class, it is loaded, 4 workers", "benchmarks.start:base_class", {"light": False}),
+    "keras-4": Measurement("source that uses Keras, 4 workers", "benchmarks.start:cold", {"workers": 4, "target": f"{SOURCES}:WithKeras"}),
+    "base-light": Measurement(
+        "Keras for a base class, stand-ins, 4 workers", "benchmarks.start:cold", {"workers": 4, "target": BASE_CLASS}
+    ),
+    "base-loaded": Measurement(
+        "Keras for a base class, it is loaded, 4 workers", "benchmarks.start:cold", {"workers": 4, "target": BASE_CLASS, "light": False}
+    ),
 }
 ROWS = [
     Row('`python -c "import numpy, zmq"`', "python", "seconds", "s"),

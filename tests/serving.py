@@ -63,6 +63,21 @@ started: weakref.WeakSet[Running] = weakref.WeakSet()
 """Processes whose output a test that fails shows: a server for a whole module says what happened to it where the test can't."""
 
 
+@contextmanager
+def still_mapped(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[None]:
+    """As on Windows, where no file is removed that somebody has mapped: those of this name can't be."""
+    real = Path.unlink
+
+    def unlink(file: Path, missing_ok: bool = False) -> None:
+        if file.name == name:
+            raise PermissionError(13, "in use")
+        real(file, missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", unlink)
+        yield
+
+
 def until(condition: Callable[[], T], what: str | Callable[[], str], seconds: float = SECONDS) -> T:
     """Polls until `condition` gives something true, and returns that; fails with `what` after `seconds`."""
     deadline = time.monotonic() + seconds

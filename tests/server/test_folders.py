@@ -10,6 +10,7 @@ import pytest
 from feeder_server.folders import Folders
 from feeder_wire import directories
 from feeder_wire import worker_messages as w
+from tests.serving import still_mapped
 
 
 @pytest.fixture
@@ -24,15 +25,7 @@ def test_a_block_that_is_still_mapped_goes_later(folders: Folders, monkeypatch: 
     place = Path(folders.paths[0])
     for name in ("0-1-1-1", "0-1-1-2", "0-1-2-1"):
         (place / name).touch()
-    real = Path.unlink
-
-    def unlink(file: Path, missing_ok: bool = False) -> None:
-        if file.name == "0-1-1-1":
-            raise PermissionError(13, "in use")
-        real(file, missing_ok)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "unlink", unlink)
+    with still_mapped(monkeypatch, "0-1-1-1"):
         folders.remove(folders.blocks_of(1, 1, keep=()))
         assert folders.blocks_of(1, 1, keep=()) == ("0-1-1-1",)
         folders.tidy()

@@ -19,6 +19,7 @@ import pytest
 
 from feeder_wire import directories
 from feeder_wire.directories import PrivateDirectory, free_bytes, parents, sweep
+from tests.serving import still_mapped
 
 MB = 1 << 20
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
@@ -259,20 +260,11 @@ class TestSweep:
         assert sweep([tmp_path]) == [path]
 
     def test_what_cannot_be_removed_yet_is_found_by_the_next_sweep(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        # As on Windows, where a client that is still alive may have a block mapped.
         path = tmp_path / "feeder-12345678"
         path.mkdir()
         for name in ("alive", "nonce", "0-0-1-1"):
             (path / name).touch()
-        real = Path.unlink
-
-        def unlink(file: Path, missing_ok: bool = False) -> None:
-            if file.name == "0-0-1-1":
-                raise PermissionError(13, "in use")
-            real(file, missing_ok)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(Path, "unlink", unlink)
+        with still_mapped(monkeypatch, "0-0-1-1"):
             assert sweep([tmp_path]) == []
             assert set(os.listdir(path)) == {"alive", "0-0-1-1"}
         assert sweep([tmp_path]) == [path]
