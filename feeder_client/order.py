@@ -132,13 +132,14 @@ class Order:
             return (self.epoch, self._at(0))  # Keras looks at two batches, and has yet to learn that one is left
         if self._shuffled and not self._trained and not self._in_pass:  # taken up again, and looked at from outside
             return (self.epoch, self._foreseen(index))
-        if self._began:
+        first = self._began
+        if first:
             self._begin(index)
         if self.complete:
             # In sequence a pass ends with its epoch. Shuffled, it may have begun in the middle of what another had left.
             self._next_epoch(keep=self._shuffled and self._unasked(index))
         elif index in self._all.asked:
-            if self._looked(index):
+            if not first and self._looked(index):  # with its first batch a pass begins, whatever was looked at before
                 return (self.epoch, self._at(index))
             self._next_epoch(keep=self._unasked(index))
         self._began = False
