@@ -297,7 +297,8 @@ class Core(Waiting):
             self._counted.compute_seconds += seconds
             if self.closed or self._stock is None or not self._stock.arrived(node, epoch, index, payload, seconds):
                 payload.drop()
-            self._cond.notify_all()
+            elif self._stock.serves(self._awaited, epoch, index):  # a thread that is woken for nothing takes the GIL from this one
+                self._cond.notify_all()
 
     def failed_batch(self, node: int, failed: m.Failed) -> None:
         """The user's code raised; the error waits for its turn in the order."""

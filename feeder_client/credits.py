@@ -103,6 +103,10 @@ class Credits:
             wide = min(wide, max(1, self._memory // self.batch_bytes))
         return wide
 
+    def thin(self) -> bool:
+        """Might a worker soon have nothing to do, for want of being asked?"""
+        return any(len(node.owed) < 2 * node.workers for node in self.nodes.values() if not node.leaving)
+
     def pick(self, forced: bool, usable: Callable[[int], bool] = lambda node: True) -> int | None:
         """The node with the most room for its size; None: none has room. `forced`: one is named if there is any."""
         best, load, slowest = None, float("inf"), self._slowest()

@@ -127,7 +127,7 @@ class Receiver:
             self._shut()
 
     def _step(self) -> None:
-        self._poll()
+        stirred = self._poll()
         now = time.monotonic()
         for number, connection in enumerate(self._connections):
             if connection.rests_until is not None:
@@ -135,7 +135,7 @@ class Receiver:
                     continue
                 connection.open(self._hello(connection))
             # Asked first and acted on last: what a node said before its connection broke is still to be heard.
-            happenings = list(connection.happenings())
+            happenings = list(connection.happenings()) if connection.monitor in stirred else []
             try:
                 for message in connection.receive():
                     self._take(number, connection, message)
@@ -153,14 +153,15 @@ class Receiver:
             self._core.give_up(self._last_word or NodeUnreachable(gone))
         self._send(now)
 
-    def _poll(self) -> None:
+    def _poll(self) -> set[object]:
+        """Waits until there is something to do. Returns the sockets on which something has come."""
         poller = zmq.Poller()
         poller.register(self._ear, zmq.POLLIN)
         for connection in self._connections:
             if connection.rests_until is None:
                 poller.register(connection.socket, zmq.POLLIN)
                 poller.register(connection.monitor, zmq.POLLIN)
-        poller.poll(int(TICK * 1000))
+        stirred: set[object] = {socket for socket, _ in poller.poll(int(TICK * 1000))}
         # Empty the pipe, then lower the flag, then look: who finds the flag up in between has changed what we are about to look
         # at. The other way round, a ring in between is swallowed and leaves the flag up, so that nobody rings any more.
         try:
@@ -168,6 +169,7 @@ class Receiver:
         except OSError:
             pass
         self._rung = False
+        return stirred
 
     def _send(self, now: float) -> None:
         requests, below = self._core.requests()

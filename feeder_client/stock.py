@@ -73,9 +73,9 @@ class IndexedStock:
             self._window.taken(key)
         return payload
 
-    def need(self, key: Key) -> None:
-        """Somebody waits for it: it is asked for whatever the window says."""
-        self._window.need(key)
+    def need(self, key: Key) -> bool:
+        """See `Window.need`."""
+        return self._window.need(key)
 
     def fill(self, have: Callable[[Key], bool]) -> list[Request]:
         """What to ask now, in the numbers of the source."""
@@ -100,6 +100,10 @@ class IndexedStock:
         if wanted:
             self._store[key] = payload
         return wanted
+
+    def serves(self, awaited: Collection[Key], epoch: int, index: int) -> bool:
+        """Is the source's (epoch, index) among what is waited for?"""
+        return self.own(epoch, index) in awaited
 
     def ended(self, node: int, epoch: int, index: int) -> None:
         """Only streams end."""
@@ -200,8 +204,13 @@ class StreamStock:
         self.last = found[:2]
         return found[2]
 
-    def need(self, key: Key) -> None:
+    def need(self, key: Key) -> bool:
         """Somebody waits: nothing can be asked for that isn't."""
+        return False
+
+    def serves(self, awaited: Collection[Key], epoch: int, index: int) -> bool:
+        """Any batch may be the one that is waited for, or what it comes after."""
+        return True
 
     def fill(self, have: Callable[[Key], bool]) -> list[Request]:
         """What to ask now."""

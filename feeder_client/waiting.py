@@ -51,6 +51,7 @@ class Waiting:
         self._where: Position
         self._first: float | None = None
         self._waiting: LongWait | None = None  # what is under way
+        self._awaited: list[Key] = []  # by the threads that sleep until they have come
         self._counted = Counters()
         self._skips = Skips(options.source, options.skip_budget) if options.skip_budget is not None else None
         self._in_run = 0  # batches of a stream's run that were taken
@@ -59,10 +60,14 @@ class Waiting:
         wait = LongWait(f"{stock.describe(key)} of source {self.options.source!r}", time.monotonic())
         while (payload := stock.take(key)) is None:
             with self._standing_still(wait):
-                stock.need(key)
                 slice_ = self._hedge(key, stock, wait)
-                self.wake()
-                self._cond.wait(slice_)
+                if stock.need(key) or self._credits.thin():
+                    self.wake()
+                self._awaited.append(key)
+                try:
+                    self._cond.wait(slice_)
+                finally:
+                    self._awaited.remove(key)
         self._took(wait, payload, stock)
         return payload
 
@@ -75,6 +80,7 @@ class Waiting:
         if left > 0:
             return min(SLICE, left)
         if stock.hedge(key):
+            self.wake()
             self._counted.hedged += 1
             log.debug("%s is late: another server is asked for it too", wait.what)
         return SLICE
@@ -132,8 +138,8 @@ class Waiting:
         wait = LongWait(f"the next batch of source {self.options.source!r}", time.monotonic())
         while not (found := stock.take_in_run())[0]:
             with self._standing_still(wait):
-                stock.need((0, 0))
-                self.wake()
+                if self._credits.thin():
+                    self.wake()
                 self._cond.wait(SLICE)
         if found[1] is None:
             self._in_run = 0

@@ -124,9 +124,12 @@ class Window:
             self._next = None
         return True
 
-    def need(self, key: Key) -> None:
-        """The trainer waits for `key`: ask for it at the next `fill`, whatever the limit."""
+    def need(self, key: Key) -> bool:
+        """The trainer waits for `key`: ask for it at the next `fill`, whatever the limit. False: it was asked for."""
+        if key in self._owed:
+            return False
         self._urgent.add(key)
+        return True
 
     def hedge(self, key: Key) -> bool:
         """The node that owes `key` is late: ask another one too, at the next `fill`, if one has room. The first answer wins."""

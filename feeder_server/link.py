@@ -19,8 +19,10 @@ from feeder_wire import worker_messages as w
 GATHER = 64
 """At most so many results in one message."""
 
-LATE_SECONDS = 0.005
-"""No result waits longer than this for the batch after it."""
+GATHER_SECONDS = 0.005
+"""No result waits longer than this for those after it, as far as can be foreseen,"""
+LATE_SECONDS = 0.010
+"""nor longer than this where it can't."""
 
 
 class NodeLink:
@@ -34,8 +36,9 @@ class NodeLink:
         self._socket.connect(endpoint)
         self._out: list[Any] = []
         self._lock = threading.Lock()
+        self._since = 0.0  # when the first of them was put there
         self._gathered = threading.Event()
-        self._closed = False
+        self._closed = threading.Event()
         self._late = threading.Thread(target=self._send_late, name="feeder-late", daemon=True)
         self._late.start()
 
@@ -43,20 +46,25 @@ class NodeLink:
         """All messages that are there; waits at most `seconds` for the first."""
         found: list[w.ToWorker] = []
         with self._lock:
-            if seconds and not self._socket.poll(int(seconds * 1000)):
-                return found
-            while True:
-                try:
-                    frame = self._socket.recv(zmq.NOBLOCK)
-                except zmq.Again:
-                    return found
-                found += frames.unpack(frame, worker_frames.TO_WORKER)
+            while self._socket.poll(0 if found else int(seconds * 1000)):
+                found += frames.unpack(self._socket.recv(), worker_frames.TO_WORKER)
+        return found
 
     def put(self, message: w.FromWorker) -> None:
         """Gather a message for the next `flush`."""
         with self._lock:
+            if not self._out:
+                self._since = time.perf_counter()
             self._out.append(message)
-        if len(self._out) >= GATHER:
+
+    def put_off(self, seconds: float) -> None:
+        """Something comes next that takes about `seconds`: send what was gathered if it would be late then, else leave it for later.
+
+        Should that take longer, it leaves by itself.
+        """
+        if not self._out:
+            return
+        if len(self._out) >= GATHER or time.perf_counter() - self._since + seconds > GATHER_SECONDS:
             self.flush()
         elif not self._gathered.is_set():
             self._gathered.set()
@@ -69,16 +77,22 @@ class NodeLink:
                 self._out.clear()
 
     def _send_late(self) -> None:
-        while not self._closed:
+        while not self._closed.is_set():
             self._gathered.wait()
             self._gathered.clear()
-            time.sleep(LATE_SECONDS)
-            if not self._closed:
+            while (left := self._left()) > 0 and not self._closed.wait(left):
+                pass
+            if not self._closed.is_set():
                 self.flush()
+
+    def _left(self) -> float:
+        """Seconds until what was gathered is late; 0: it is, or there is nothing."""
+        with self._lock:
+            return max(0.0, self._since + LATE_SECONDS - time.perf_counter()) if self._out else 0.0
 
     def close(self) -> None:
         """Send what was gathered, wait at most a second for it to leave, and close."""
-        self._closed = True
+        self._closed.set()
         self._gathered.set()
         self._late.join()
         self.flush()

@@ -142,19 +142,21 @@ class Node(Tending):
 
     def step(self, seconds: float) -> None:
         """One turn of the loop; waits at most `seconds` for something to happen. Raises as `run` does."""
-        self._poller.poll(int((0.002 if self._gate.busy else self._hedging.patience(seconds, time.monotonic())) * 1000))
+        patience = 0.002 if self._gate.busy else self._hedging.patience(seconds, time.monotonic())
+        stirred = {socket for socket, _ in self._poller.poll(int(patience * 1000))}
         now = time.monotonic()
-        self._gate.authenticate()
-        for client, message in self._gate.receive(now):
-            self._act(self._from_client(client, message))
+        if not stirred.isdisjoint(self._gate.sockets):
+            for client, message in self._gate.receive(now):
+                self._act(self._from_client(client, message))
         for client in self._gate.gone(now):
             self._lose(client, "vanished")
         for client in self._gate.offended:  # the log has a line on each already
             self._gate.forget(client)
             self._act(self.dispatch.client_lost(client))
         self._gate.offended.clear()
-        for slot, report in self._crew.receive():
-            self._act(self._from_worker(slot, report))
+        if self._crew.socket in stirred:
+            for slot, report in self._crew.receive():
+                self._act(self._from_worker(slot, report))
         if self._fatal is None:  # else they end because of it, and nothing is to be said of that
             self._look_at_workers(now)
         self._say_outcomes()

@@ -46,7 +46,6 @@ log = logging.getLogger("feeder.worker")
 IDLE_SECONDS = 1.0  # how often an idle worker looks up
 LOAD_FAILED = 3  # exit code, as of the server itself
 TAKE_SECONDS = 0.001  # how often a worker that has something to do looks whether there is news; asking takes as long as a small batch
-FLUSH_SECONDS = 0.001  # a batch that took longer is reported at once
 LOOK_UP_SECONDS = 0.25  # how often a worker that replays epochs looks whether they are still wanted
 
 
@@ -83,6 +82,7 @@ class Worker:
         self._making: bytes | None = None  # the session for which something is made now
         self._heard: list[w.ToWorker] = []  # while something was made, and not acted upon yet
         self._next_look = self._next_take = 0.0
+        self._took = 0.0  # seconds that the last task took
 
     def run(self) -> int:
         """Load the sources, then work until told to stop. Returns the exit code."""
@@ -144,6 +144,7 @@ class Worker:
         if self._tasks and not self._stopped:
             started = time.perf_counter()
             task = self._tasks.popleft()
+            self._link.put_off(self._took)
             if self._beacon is not None:
                 self._beacon.mark(task.task)
             self._making, self._next_look = task.copy, time.monotonic() + LOOK_UP_SECONDS
@@ -151,8 +152,7 @@ class Worker:
             self._making = None
             if self._beacon is not None:
                 self._beacon.mark(IDLE)
-            if not self._tasks or time.perf_counter() - started > FLUSH_SECONDS:
-                self._link.flush()
+            self._took = time.perf_counter() - started
 
     @contextmanager
     def _loading(self) -> Iterator[None]:

@@ -1,6 +1,6 @@
-"""The core alone: no socket, no server. Where the training thread waits, `wake` answers for the receiver, in the same thread.
+"""The core alone: no socket, no server. `wake` answers for the receiver, in the same thread, or `meanwhile`, where that waits.
 
-Only time is faked. The lock is re-entrant, so an answer given inside `wake` is what a receiver thread would have done meanwhile.
+Only time is faked. The lock is re-entrant, so an answer given inside of these is what a receiver thread would have done meanwhile.
 """
 
 from __future__ import annotations
@@ -116,6 +116,16 @@ def make(num_batches: int = 6, kind: str = "indexed", endpoints: int = 1, worker
     return core, server
 
 
+def meanwhile(core: Core, do: Callable[[], object]) -> None:
+    """Whenever a thread sleeps in the core, `do` is done, and it wakes up."""
+
+    def wait(timeout: float | None = None) -> bool:
+        do()
+        return True
+
+    core._cond.wait = wait  # type: ignore[method-assign]
+
+
 def test_the_receiver_is_woken_when_a_quarter_of_the_window_is_free() -> None:
     """Not for every batch that is taken, for it takes the GIL from the training; and in good time, so that the window never runs dry."""
     core, server = make(1000, prefetch=16)
@@ -134,6 +144,78 @@ def test_the_receiver_is_woken_when_a_quarter_of_the_window_is_free() -> None:
         levels.append(core.stats().stored)
     assert len(wakes) == 16
     assert set(levels) == {13, 14, 15, 16}
+
+
+@pytest.mark.parametrize("kind", ["indexed", "stream"])
+def test_a_wait_wakes_the_receiver_only_where_there_is_something_to_ask(kind: str) -> None:
+    core, server = make(1000, kind, workers=2, prefetch=16, steps=None if kind == "indexed" else 1000)
+    server.answer = lambda server, *batch: server.send(*batch, seconds=0.001)
+    for index in range(100):
+        core.get(index)  # what a batch takes is known by now, and that they are small
+    server.serve()
+    stored = core.stats().stored
+    server.mute = True
+    wakes: list[int] = []
+    waits: list[int] = []
+
+    def wake() -> None:
+        wakes.append(core.stats().owed)
+        server.serve()
+
+    def come() -> None:
+        waits.append(core.stats().owed)
+        server.send(*server.asked[len(server.sent)], seconds=0.001)
+
+    core.wake = wake
+    meanwhile(core, come)
+    for index in range(100, 140):
+        core.get(index)
+    assert stored == 16
+    assert len(waits) == 24  # for each batch that was not there
+    assert len(wakes) <= 10  # for a quarter of the window each
+    assert min(waits) >= 4  # two for each worker
+
+
+def test_a_batch_that_nobody_asked_for_is_asked_for_at_once() -> None:
+    core, server = make(1000, prefetch=4)
+    server.mute = True
+    server.serve()
+    owed = core.stats().owed
+    fresh: list[tuple[int, int, int]] = []
+
+    def come() -> None:
+        fresh.extend(server.asked[owed:])
+        server.send(0, 0, 500)
+
+    meanwhile(core, come)
+    assert core.get(500) == (0, 500)
+    assert fresh[0] == (0, 0, 500)
+
+
+def test_only_the_batch_that_is_waited_for_ends_a_wait() -> None:
+    """Who is woken for another one takes the GIL from the receiver for nothing."""
+    core, server = make(1000, prefetch=8)
+    for index in range(10):
+        core.get(index)
+    server.mute = True
+    woken: list[int] = []
+    core._cond.notify_all = lambda: woken.append(len(server.sent))  # type: ignore[method-assign]
+
+    def come() -> None:
+        for place in (1, 0):  # the one after it is the first to come
+            server.send(*server.asked[place - 2])
+        assert len(woken) == 1
+        assert woken[0] == len(server.sent)
+
+    first = len(server.asked)
+    for index in range(10, first):
+        core.get(index)  # there already
+    assert woken == []
+    server.asked = server.asked[first:]
+    assert [request[2] for request in server.asked[:2]] == [first, first + 1]
+    server.asked = server.asked[:2]
+    meanwhile(core, come)
+    assert core.get(first) == (0, first)
 
 
 def test_a_narrow_window_is_filled_at_once() -> None:
@@ -480,15 +562,14 @@ class TestErrors:
         clock.step = 1.0
         waits = 0
 
-        def wait(seconds: float) -> bool:
+        def wait() -> None:
             nonlocal waits
             waits += 1
             if waits == 100:
                 server.mute = False
                 server.send(0, 0, 0)
-            return True
 
-        core._cond.wait = wait  # type: ignore[method-assign]
+        meanwhile(core, wait)
         assert core.get(0) == (0, 0)
         said = [r.getMessage() for r in caplog.records]
         assert [int(s.split(" for ")[-1].split()[0]) for s in said] == [10, 20, 40, 80]
@@ -669,11 +750,11 @@ class TestStats:
         server.mute = False
         pending = list(server.asked)
 
-        def wake() -> None:
+        def answer() -> None:
             if pending:
                 slowly(server, *pending.pop(0))
 
-        core.wake = wake
+        meanwhile(core, answer)
         for i in range(3):
             core.get(i)
             clock.advance(1.0)  # the step of the training
@@ -691,12 +772,12 @@ class TestStats:
         clock.advance(100)
         pending = list(server.asked)
 
-        def wake() -> None:
+        def answer() -> None:
             clock.advance(3.0)
             if pending:
                 server.send(*pending.pop(0))
 
-        core.wake = wake
+        meanwhile(core, answer)
         core.get(0)
         assert core.stats().wait_seconds == 0.0
         assert core.stats().elapsed_seconds >= 3.0
@@ -708,12 +789,12 @@ class TestStats:
         core.begin_pass()
         pending, seen = list(server.asked), []
 
-        def wake() -> None:
+        def answer() -> None:
             seen.append(core.waited(clock.now - 0.015))
-            if pending and core._waiting is not None:
+            if pending:
                 server.send(*pending.pop(0))
 
-        core.wake = wake
+        meanwhile(core, answer)
         for index in range(3):
             core.get(index)
         assert min(seen) == 0.0
