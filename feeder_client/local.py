@@ -41,6 +41,7 @@ _PATH = f"import sys; sys.path[:] = [*filter(None, sys.path), {_PACKAGES!r}]"
 _BOOT = f"{_PATH}; from feeder_server.private import main; sys.exit(main())"
 STOP_SECONDS = 8.0
 START_SECONDS = 60.0
+LAST_WORD_SECONDS = 1.0  # for what it said to come through the pipe after it has ended
 
 
 class LocalServer:
@@ -63,7 +64,8 @@ class LocalServer:
     ) -> None:
         self._directory: PrivateDirectory | None = None
         self._tail: deque[str] = deque(maxlen=30)
-        self._said: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._said: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._error: FeederError | None = None  # that it said it ends with
         self._stopped = False
         self._pid = os.getpid()
         entry: dict[str, Any] = {"target": None, "parcel": None, "args": None}
@@ -120,8 +122,9 @@ class LocalServer:
             env=env,
             **_apart(),
         )
-        for target in (self._listen, self._relay):
-            threading.Thread(target=target, name="feeder-local", daemon=True).start()
+        self._listener, relay = (threading.Thread(target=f, name="feeder-local", daemon=True) for f in (self._listen, self._relay))
+        self._listener.start()
+        relay.start()
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(setup).encode() + b"\n")
@@ -133,8 +136,16 @@ class LocalServer:
         assert self._process.stdout is not None
         with self._process.stdout:
             for line in self._process.stdout:
-                self._said.put(line.decode("utf-8", "replace"))
-        self._said.put("")
+                try:
+                    said = json.loads(line)
+                except ValueError:  # a sitecustomize of the user's that prints
+                    log.info("%s", line.decode("utf-8", "replace").rstrip())
+                    continue
+                if "error" in said:
+                    kind, text, builtins = said["error"]
+                    self._error = of_kind(kind, text, tuple(builtins))
+                self._said.put(said)
+        self._said.put({})
 
     def _relay(self) -> None:
         # What the workers print belongs where the user looks: in the script's own output, or the notebook's cell.
@@ -151,26 +162,25 @@ class LocalServer:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                line = self._said.get(timeout=0.2)
+                said = self._said.get(timeout=0.2)
                 break
             except queue.Empty:
                 if time.monotonic() > deadline:
                     raise NodeUnreachable(f"the private server did not start within {START_SECONDS:g} s") from None
-        if not line:
-            raise NodeUnreachable(self.ended() or "the private server ended before it said anything")
-        said = json.loads(line)
-        if "error" in said:
-            kind, text = said["error"]
-            raise of_kind(kind, text)
+        if "endpoint" not in said:
+            raise self._error or self.ended() or NodeUnreachable("the private server ended before it said anything")
         return str(said["endpoint"])
 
-    def ended(self) -> str | None:
+    def ended(self) -> FeederError | None:
         """None while the server runs; else why it has ended."""
         code = self._process.poll()
         if code is None or self._stopped:
             return None
+        self._listener.join(LAST_WORD_SECONDS)
+        if self._error is not None:
+            return self._error
         tail = "\n".join(f"    {line}" for line in list(self._tail)[-10:])
-        return f"the private server has ended (exit code {code})" + (f"; its last lines:\n{tail}" if tail else "")
+        return NodeUnreachable(f"the private server has ended (exit code {code})" + (f"; its last lines:\n{tail}" if tail else ""))
 
     def stop(self) -> None:
         """End the server and what belongs to it. Takes at most a few seconds; may be called again."""

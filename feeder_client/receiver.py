@@ -54,12 +54,12 @@ class Receiver:
         core: shared with the training thread.
         keys: CURVE, or None.
         allow_map: False forces the socket path also on one host.
-        alive: asked now and then; a text means that the (private) server has ended, and why.
+        ended: asked now and then; an error means that the (private) server has ended, and why.
     """
 
-    def __init__(self, core: Core, keys: Keys | None, allow_map: bool, alive: Callable[[], str | None]) -> None:
+    def __init__(self, core: Core, keys: Keys | None, allow_map: bool, ended: Callable[[], FeederError | None]) -> None:
         self._core = core
-        self._alive = alive
+        self._ended = ended
         self._session = os.urandom(16)
         self._client = os.urandom(16)
         self._pid = os.getpid()
@@ -147,10 +147,10 @@ class Receiver:
                 self._core.failed(number, to_keep(e))
                 connection.close()
                 connection.rests_until = now + REST_SECONDS
-        gone = self._alive()
+        gone = self._ended()
         if gone is not None:
             # What it said before it went tells more than its exit code.
-            self._core.give_up(self._last_word or NodeUnreachable(gone))
+            self._core.give_up(self._last_word or gone)
         self._send(now)
 
     def _poll(self) -> set[object]:

@@ -196,8 +196,7 @@ class Node(Tending):
         """Tell the clients, stop the workers, leave nothing behind. Takes at most a few seconds."""
         if self._supervisor is None:
             return
-        goodbye = self._fatal_remote if self._fatal else m.Goodbye("", self.stop_reason or "the server was stopped")
-        self._gate.say_goodbye(goodbye)
+        self._gate.say_goodbye(self.last_word)
         # One that is still loading has nothing to finish, and would not look up: it ends with its pipe.
         told = {slot for slot in self._crew.present if self.dispatch.slots[slot].ready}
         for slot in told:
@@ -209,6 +208,11 @@ class Node(Tending):
         self._context.term()  # after this no thread of zmq looks at a block any more
         self._folders.close()
         self._supervisor = None
+
+    @property
+    def last_word(self) -> m.Goodbye:
+        """What clients are told at the end: why it is stopped, or the error that `run` has raised."""
+        return self._fatal_remote if self._fatal else m.Goodbye("", self.stop_reason or "the server was stopped")
 
     # ----------------------------------------------------------------------------------------------------------- clients
 

@@ -1,8 +1,10 @@
 """The private server of one training process: the same node, told what to do through its stdin pipe.
 
-One line of JSON comes in: the source (a target, or a parcel), options, and keys made for this one server. One line goes out on
-stdout: ``{"endpoint": ...}`` or ``{"error": [kind, text]}``. A second line means stop. When stdin ends, the training process is gone,
-however it went, and so is this. Ctrl-C is the training process' business. See feeder_client/local.py for the other end.
+One line of JSON comes in: the source (a target, or a parcel), options, and keys made for this one server. A second line means stop.
+When stdin ends, the training process is gone, however it went, and so is this. Ctrl-C is the training process' business.
+
+One line goes out on stdout, ``{"endpoint": ...}`` or ``{"error": [kind, text, builtins]}``; a node that ends with an error says it in a
+second one. See feeder_client/local.py for the other end.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def _serve(setup: dict[str, Any], pipe: BinaryIO, parent: int, early: EarlyWorke
         endpoint = node.open()
     except (FeederError, TypeError) as e:
         kind = type(e).__name__ if isinstance(e, FeederError) else ConfigError.__name__
-        _say({"error": [kind, str(e)]})
+        _say({"error": [kind, str(e), []]})
         return 2
     signal.signal(signal.SIGTERM, lambda *_: node.stop("it got SIGTERM"))
 
@@ -76,8 +78,10 @@ def _serve(setup: dict[str, Any], pipe: BinaryIO, parent: int, early: EarlyWorke
     _say({"endpoint": endpoint})
     try:
         node.run()
-    except FeederError as e:
-        log.debug("%s", e)  # the training process hears it as a Goodbye
+    except FeederError:
+        # As a Goodbye it is heard by who is connected. Workers that start early may have failed before.
+        word = node.last_word
+        _say({"error": [word.kind, word.text, list(word.builtins)]})
     finally:
         node.close()
     return 0

@@ -131,7 +131,8 @@ class TestProcess:
         folder.mkdir()
         (folder / "array").write_bytes(b"x")
         with server(tmp_path) as process:
-            kind, text = tell(process, workers=0, remove=str(folder))["error"]
+            kind, text, builtins = tell(process, workers=0, remove=str(folder))["error"]
+            assert builtins == []
             assert (kind, text.split(":")[0]) == ("ConfigError", "--workers 0")
             process.communicate(timeout=60)
             assert process.returncode == 2
@@ -139,10 +140,13 @@ class TestProcess:
 
     @pytest.mark.parametrize("target", ["gone.py:train", "data.py:gone"])
     def test_a_source_that_cannot_be_loaded_is_the_clients_to_hear(self, tmp_path: Path, target: str) -> None:
-        # It answers first: the error comes through the socket, as it does from any server.
+        # It answers first: the error comes through the socket, as it does from any server, and here, for who is not connected yet.
         with server(tmp_path) as process:
             assert "endpoint" in tell(process, source={"target": target, "parcel": None, "args": {}}, workers=1)
+            assert process.stdout is not None
+            kind, text, _ = json.loads(process.stdout.readline())["error"]
             _, err = process.communicate(timeout=60)
+            assert (kind in ("SourceNotFound", "SourceError"), "gone" in text) == (True, True)
             assert process.returncode == 0
             assert b"Traceback" not in err
 

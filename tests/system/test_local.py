@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from feeder_client import AuthenticationError, ConfigError, FeederClient, NodeUnreachable, SourceError, SourceNotFound, WorkerCrashed
+from feeder_client.local import LocalServer
 from feeder_wire.security import make_key_files
 from tests.serving import ON_WINDOWS, SOURCES, Running, Script, alive, arenas, arenas_since, kill, posix_signals, shadows, until, workers_of
 from tests.sources import Numbers, counted
@@ -156,6 +157,22 @@ class TestErrors:
 
     def test_an_error_at_import(self, tmp_path: Path) -> None:
         (tmp_path / "bad.py").write_text("raise LookupError('nothing here')\n")
+        with pytest.raises(SourceError, match="nothing here") as caught:
+            FeederClient.local(f"{tmp_path / 'bad.py'}:x", workers=2)
+        assert isinstance(caught.value, LookupError)
+        assert f'File "{tmp_path / "bad.py"}", line 1' in str(caught.value)
+
+    def test_an_error_of_a_server_that_has_ended_before_anybody_connected(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Workers start before the rest of a server does, and may have failed before it can be reached."""
+        (tmp_path / "bad.py").write_text("raise LookupError('nothing here')\n")
+        started = LocalServer._await_endpoint
+
+        def too_late(self: LocalServer) -> str:
+            endpoint = started(self)
+            self._process.wait(60)
+            return endpoint
+
+        monkeypatch.setattr(LocalServer, "_await_endpoint", too_late)
         with pytest.raises(SourceError, match="nothing here") as caught:
             FeederClient.local(f"{tmp_path / 'bad.py'}:x", workers=2)
         assert isinstance(caught.value, LookupError)
