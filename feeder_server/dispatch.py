@@ -78,6 +78,7 @@ class Dispatch(Scheduling):
         self._next_task = self._jobs = 0
         self._under_way = 0  # bytes that the tasks under way are expected to make
         self._turn: deque[bytes] = deque()  # sessions with a queue, next first
+        self._begun: list[Slot] = []
         self.trials = Trials(sources, self.ledger, on_divergence, probing)
 
     # ------------------------------------------------------------------------------------------------------------- clients
@@ -340,8 +341,11 @@ class Dispatch(Scheduling):
             self._turn.append(session.id)
 
     def _finish(self, slot: int, task: int) -> Job | None:
-        job = self.slots[slot].jobs.pop(task, None)
+        place = self.slots[slot]
+        job = place.jobs.pop(task, None)
         if job is not None:
+            if place.jobs:
+                self._begun.append(place)
             self._jobs -= 1
             self._under_way -= job.nbytes
             job.session.finished(job.key)

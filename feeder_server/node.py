@@ -10,6 +10,7 @@ a watching thread: it only sets a flag), `close` leaves nothing behind.
 from __future__ import annotations
 
 import logging
+import math
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -142,8 +143,7 @@ class Node(Tending):
 
     def step(self, seconds: float) -> None:
         """One turn of the loop; waits at most `seconds` for something to happen. Raises as `run` does."""
-        patience = 0.002 if self._gate.busy else self._hedging.patience(seconds, time.monotonic())
-        stirred = {socket for socket, _ in self._poller.poll(int(patience * 1000))}
+        stirred = {socket for socket, _ in self._poller.poll(math.ceil(self._patience(seconds) * 1000))}
         now = time.monotonic()
         if not stirred.isdisjoint(self._gate.sockets):
             for client, message in self._gate.receive(now):
@@ -178,6 +178,14 @@ class Node(Tending):
         self._tell_how_it_goes(now)
         if self._fatal is not None:
             raise self._fatal
+
+    def _patience(self, seconds: float) -> float:
+        """How long the loop may wait for something to come in, at most `seconds`."""
+        if self._gate.busy:
+            return min(seconds, 0.002)
+        now = time.monotonic()
+        assign_at = self.dispatch.assign_at
+        return min(self._hedging.patience(seconds, now), seconds if assign_at is None else max(0.0, assign_at - now))
 
     def _tell_how_it_goes(self, now: float) -> None:
         """To those who look on, and to clients that wait; and what else is due only now and then."""

@@ -12,12 +12,16 @@ from dataclasses import dataclass
 
 from feeder_server.comparing import Comparing
 from feeder_server.trials import PROBE
-from feeder_server.work import Action, Assign, Job, Key, Session, Source
+from feeder_server.work import Action, Assign, Job, Key, Session, Slot, Source
 from feeder_wire import worker_messages as w
 
 MAX_DEPTH = 64
 QUEUE_SECONDS = 0.010
 """Work that a worker may hold ahead: about fifty round trips, and little enough that nothing waits behind it."""
+AHEAD_SECONDS = 0.004
+"""So long before the end of its only batch, a slow one, a worker should have the next: a round trip takes 2 ms where all were asleep."""
+SLOW_SECONDS = 0.5
+"""Where a batch takes longer, a round trip is nothing to that, and what waits behind a batch waits for long: none is given ahead."""
 HEDGE_FACTOR = 4.0
 """Times of a usual batch after which one is overdue."""
 MAX_PATIENCE = 16.0
@@ -52,10 +56,12 @@ class Scheduling(Comparing):
         compression: methods by which batches may be packed, see packing.py.
         forced: they are, however quick the line is.
         lines: bytes per second to clients whose line is the limit.
-        hedge_at: when to call `hedge` again; None: not before something else has happened.
+        assign_at: when to call `assign` again; None: not before something else has happened.
+        hedge_at: the same for `hedge`.
     """
 
     hedged = hedges_won = 0
+    assign_at: float | None = None
     hedge_at: float | None = None
     draining: bool
     awake: int
@@ -68,6 +74,7 @@ class Scheduling(Comparing):
     _under_way: int
     _next_task: int
     _turn: deque[bytes]
+    _begun: list[Slot]  # those that have come to the next of their jobs since the last `assign`
     _now = 0.0
 
     def wake(self, count: int) -> None:
@@ -83,7 +90,10 @@ class Scheduling(Comparing):
 
     def assign(self, now: float = 0.0) -> list[Action]:
         """Hand out what can be handed out at the time `now`."""
-        self._now = now
+        self._now, self.assign_at = now, None
+        for place in self._begun:
+            place.since = now
+        self._begun.clear()
         out: list[Action] = []
         if self.draining:
             return out
@@ -111,11 +121,13 @@ class Scheduling(Comparing):
         if not self._has_room(source):
             return None
         owner, (mine, others) = self.trials.probes[session.source].owner, self.trials.next_keys(session)
-        best, load = None, self.depth(source)
+        best, depth = None, self.depth(source)
+        load = depth + 1
         for number in source.slots:
             key = mine if number == owner else others
-            if key is not None and self._takes(number, session.source) and len(self.slots[number].jobs) < load:
-                best, load = (number, key), len(self.slots[number].jobs)
+            slot = self.slots[number]
+            if key is not None and len(slot.jobs) < load and self._takes(number, session.source) and self._has_time(slot, depth):
+                best, load = (number, key), len(slot.jobs)
         return best
 
     def _next_stream(self, session: Session) -> tuple[int, Key] | None:
@@ -124,7 +136,7 @@ class Scheduling(Comparing):
         if not self._has_room(source):
             return None
         depth = self.depth(source)
-        free = {n for n in source.slots if self._takes(n, session.source) and len(self.slots[n].jobs) < depth}
+        free = {n for n in source.slots if self._takes(n, session.source) and self._has_time(self.slots[n], depth)}
         for key in session.queue if free else ():
             slot, _ = source.part_of(key[1])
             if slot in free:
@@ -134,6 +146,23 @@ class Scheduling(Comparing):
     def _takes(self, number: int, source: int) -> bool:
         return number < self.awake and self.slots[number].ready and source in self.slots[number].serves
 
+    def _has_time(self, slot: Slot, depth: int) -> bool:
+        """May a worker get another task? Where one takes so long that it holds only one, shortly before it should be done with that.
+
+        Not where it is overdue: what is queued behind it might wait for long.
+        """
+        if len(slot.jobs) != depth or depth != 1:
+            return len(slot.jobs) < depth
+        (job,) = slot.jobs.values()
+        seconds = self.sources[job.session.source].seconds
+        if job.session.id == PROBE or job.session is self.trials.void or not 0 < seconds <= SLOW_SECONDS:
+            return False
+        left = slot.since + seconds - self._now
+        if left > QUEUE_SECONDS:
+            at = self._now + left - AHEAD_SECONDS
+            self.assign_at = at if self.assign_at is None else min(at, self.assign_at)
+        return abs(left) <= QUEUE_SECONDS
+
     def _has_room(self, source: Source) -> bool:
         # One task is always allowed: a batch larger than the cap is served alone.
         return self._jobs == 0 or self.ledger.held_bytes + self._under_way + source.nbytes <= self._memory
@@ -142,6 +171,8 @@ class Scheduling(Comparing):
         source = self.sources[session.source]
         self._next_task += 1
         slot = self.slots[number]
+        if not slot.jobs:
+            slot.since = self._now
         slot.jobs[self._next_task] = Job(session, key, source.nbytes, self._now, len(slot.jobs))
         if session.id != PROBE:
             session.making.add(key)
@@ -205,7 +236,7 @@ class Scheduling(Comparing):
             for job in slot.jobs.values():
                 if self._may_be_hedged(job) and (seconds := usual[job.session.source]) is not None:
                     patience = HEDGE_FACTOR * self.sources[job.session.source].patience
-                    out.append((job.since + max(HEDGE_SECONDS, patience * seconds * (1 + job.ahead)), job.key, number, job))
+                    out.append((job.since + max(HEDGE_SECONDS, (patience + job.ahead) * seconds), job.key, number, job))
         return out
 
     def _may_be_hedged(self, job: Job) -> bool:

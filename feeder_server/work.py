@@ -186,6 +186,7 @@ class Slot:
     jobs: dict[int, Job] = field(default_factory=dict)  # in the order in which they were given
     ready: bool = False
     serves: set[int] = field(default_factory=set)  # sources that it may make batches of
+    since: float = 0.0  # when it began the first of its jobs
 
 
 def slots_of(names: Iterable[str], workers: int, single: bool) -> list[Source]:

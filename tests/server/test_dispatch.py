@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from feeder_server.dispatch import MAX_WHY, Dispatch
 from feeder_server.probe import Step
-from feeder_server.scheduling import HEDGE_FACTOR, HEDGE_SAMPLES, HEDGE_SECONDS, MAX_DEPTH, QUEUE_SECONDS
+from feeder_server.scheduling import AHEAD_SECONDS, HEDGE_FACTOR, HEDGE_SAMPLES, HEDGE_SECONDS, MAX_DEPTH, QUEUE_SECONDS, SLOW_SECONDS
 from feeder_server.work import Action, Assign, Bury, Key, Remove, Send, Session, Ship, Source, Tell, slots_of
 from feeder_wire import messages as m
 from feeder_wire import worker_messages as w
@@ -361,7 +361,13 @@ class DispatchMachine(RuleBasedStateMachine):
             assert isinstance(action, Assign)
             source = self.d.sources[action.task.source]
             assert self.d.slots[action.slot].ready
-            assert jobs[action.slot] < self.d.depth(source), "deeper than its batches are quick"
+            depth, place = self.d.depth(source), self.d.slots[action.slot]
+            if jobs[action.slot] < depth:
+                pass
+            else:
+                assert jobs[action.slot] == depth == 1, "deeper than its batches are quick"
+                usual = self.d.sources[next(iter(place.jobs.values())).session.source].seconds
+                assert abs(place.since + usual - self.now) <= QUEUE_SECONDS, "it is not about to end what it is at"
             assert not jobs.total() or self.held() + under_way + source.nbytes <= self.memory, "over the cap"
             jobs[action.slot] += 1
             under_way += source.nbytes
@@ -564,8 +570,8 @@ class Bench:
     def ask(self, session: int, *indices: int, epoch: int = 0, client: int = 0) -> list[Action]:
         return self.d.ask(a_client(client), m.Ask(a_session(session), epoch, indices))
 
-    def assigned(self) -> list[tuple[int, bytes, Key]]:
-        self.last = [a for a in self.d.assign() if isinstance(a, Assign)]
+    def assigned(self, now: float = 0.0) -> list[tuple[int, bytes, Key]]:
+        self.last = [a for a in self.d.assign(now) if isinstance(a, Assign)]
         return [(a.slot, a.task.copy, (a.task.epoch, a.task.index)) for a in self.last]
 
     def task(self, slot: int = 0) -> int:
@@ -681,6 +687,64 @@ def test_depth_follows_the_time_of_a_batch(seconds: float, depth: int) -> None:
     b.inline(seconds=seconds)
     b.assigned()
     assert len(b.d.slots[0].jobs) == depth
+
+
+@pytest.mark.parametrize("kind", ["indexed", "stream"])
+def test_a_worker_gets_its_next_slow_batch_shortly_before_it_is_done(kind: str) -> None:
+    """Else it has nothing to do until the node has heard of that, and it of the next one."""
+    b = Bench(kind)
+    b.open(0)
+    b.ask(0, *range(10))
+    assert len(b.assigned(0.0)) == 1
+    assert b.assigned(0.1) == [], "nobody knows what one takes"
+    assert b.d.assign_at is None
+    b.inline(seconds=0.2)
+    for start in (1.0, 2.0, 3.0):
+        assert len(b.assigned(start)) == (start == 1.0), "it has one, but the first time"
+        assert len(b.d.slots[0].jobs) == 1
+        assert b.assigned(start + 0.1) == []
+        assert b.d.assign_at == pytest.approx(start + 0.2 - AHEAD_SECONDS)
+        assert len(b.assigned(b.d.assign_at)) == 1
+        assert b.d.assign_at is None
+        assert b.assigned(start + 0.199) == [], "one is enough"
+        b.inline(seconds=0.2)
+
+
+@pytest.mark.parametrize("seconds", [SLOW_SECONDS * 1.01, 2.0, 86400.0])
+def test_but_none_that_would_wait_for_long(seconds: float) -> None:
+    b = Bench("indexed")
+    b.open(0)
+    b.ask(0, *range(10))
+    b.assigned(0.0)
+    b.inline(seconds=seconds)
+    b.assigned(1.0)
+    assert b.assigned(1.0 + seconds) == []
+    assert b.d.assign_at is None
+
+
+def test_nothing_is_queued_behind_a_batch_that_is_overdue() -> None:
+    b = Bench("indexed")
+    b.open(0)
+    b.ask(0, *range(10))
+    b.assigned(0.0)
+    b.inline(seconds=0.2)
+    b.assigned(1.0)
+    assert b.assigned(1.2 + 2 * QUEUE_SECONDS) == []
+    assert b.d.assign_at is None
+    b.inline(seconds=0.2)
+    assert len(b.assigned(3.0)) == 1
+
+
+def test_who_has_nothing_to_do_comes_before_who_is_nearly_done() -> None:
+    b = Bench("indexed", slots=2)
+    b.open(0)
+    b.ask(0, 0)
+    b.assigned(0.0)
+    b.inline(seconds=0.2)
+    b.ask(0, 1)
+    assert b.assigned(1.0) == [(0, a_session(0), (0, 1))]
+    b.ask(0, 2, 3)
+    assert b.assigned(1.195) == [(1, a_session(0), (0, 2)), (0, a_session(0), (0, 3))]
 
 
 def test_work_goes_to_the_worker_with_the_least() -> None:

@@ -26,7 +26,7 @@ def drain(node: Serving, folder: Path) -> None:
     """Asks it to end while both of its workers are in the middle of a batch, then lets them go on; it ends in good order."""
     both_hold(folder)
     node.signal("SIGTERM")
-    node.says("finishing: 2 batches are under way")
+    node.says("batches are under way")  # two, and what the workers were given ahead
     (folder / "go").touch()
     assert node.wait() == 0, node.output
 
