@@ -132,8 +132,7 @@ class Order:
             return (self.epoch, self._at(0))  # Keras looks at two batches, and has yet to learn that one is left
         if self._shuffled and not self._trained and not self._in_pass:  # taken up again, and looked at from outside
             return (self.epoch, self._foreseen(index))
-        first = self._began
-        if first:
+        if first := self._began:
             self._begin(index)
         if self.complete:
             # In sequence a pass ends with its epoch. Shuffled, it may have begun in the middle of what another had left.
