@@ -125,11 +125,9 @@ class Window:
         return True
 
     def need(self, key: Key) -> bool:
-        """The trainer waits for `key`: ask for it at the next `fill`, whatever the limit. False: it was asked for."""
-        if key in self._owed:
-            return False
-        self._urgent.add(key)
-        return True
+        """The trainer waits for `key`: ask for it at the next `fill`, whatever the limit. False: that was done already."""
+        self._urgent.add(key)  # in any case: the node that owes it may be lost before that
+        return key not in self._owed
 
     def hedge(self, key: Key) -> bool:
         """The node that owes `key` is late: ask another one too, at the next `fill`, if one has room. The first answer wins."""
