@@ -122,7 +122,7 @@ class Gate:
         """What to poll."""
         return [self.socket] if self._auth is None else [self.socket, self._auth.zap_socket]
 
-    def _authenticate(self) -> None:
+    def authenticate(self) -> None:
         """Answer libzmq's questions about the keys of those who connect."""
         while self._auth is not None:
             try:
@@ -135,8 +135,7 @@ class Gate:
                 answering.send(None)
 
     def receive(self, now: float) -> Iterator[tuple[bytes, m.ToNode]]:
-        """All that has come in, as (client, message). A client's first message is its `Hello`. Who connects is let in first."""
-        self._authenticate()
+        """All that has come in, as (client, message). A client's first message is its `Hello`."""
         while True:
             try:
                 identity, *rest = self.socket.recv_multipart(zmq.NOBLOCK)

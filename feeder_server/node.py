@@ -146,17 +146,18 @@ class Node(Tending):
         stirred = {socket for socket, _ in self._poller.poll(math.ceil(self._patience(seconds) * 1000))}
         now = time.monotonic()
         if not stirred.isdisjoint(self._gate.sockets):
-            for client, message in self._gate.receive(now):
-                self._act(self._from_client(client, message))
+            self._gate.authenticate()
+        # Here and at the workers: also what came after the poll. Who is taken for dead below must have been heard to the end.
+        for client, message in self._gate.receive(now):
+            self._act(self._from_client(client, message))
         for client in self._gate.gone(now):
             self._lose(client, "vanished")
         for client in self._gate.offended:  # the log has a line on each already
             self._gate.forget(client)
             self._act(self.dispatch.client_lost(client))
         self._gate.offended.clear()
-        if self._crew.socket in stirred:
-            for slot, report in self._crew.receive():
-                self._act(self._from_worker(slot, report))
+        for slot, report in self._crew.receive():
+            self._act(self._from_worker(slot, report))
         if self._fatal is None:  # else they end because of it, and nothing is to be said of that
             self._look_at_workers(now)
         self._say_outcomes()
