@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ def drain(node: Serving, folder: Path) -> None:
     """Asks it to end while both of its workers are in the middle of a batch, then lets them go on; it ends in good order."""
     both_hold(folder)
     node.signal("SIGTERM")
-    node.says("batches are under way")  # two, and what the workers were given ahead
+    # Two, and the one that each worker may have been given ahead.
+    until(lambda: re.search(r"finishing: [234] batches are under way", node.stderr), lambda: node.output)
     (folder / "go").touch()
     assert node.wait() == 0, node.output
 
