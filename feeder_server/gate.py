@@ -222,9 +222,11 @@ class Gate:
             return False
         view = memoryview(self._arena.map(lent.block, lent.size))
         trackers = []
-        for offset in range(0, lent.nbytes, m.CHUNK_BYTES):
+        now = time.monotonic()
+        step = m.QUICK_CHUNK_BYTES if peer.line.quick(now) else m.CHUNK_BYTES
+        for offset in range(0, lent.nbytes, step):
             part = m.Part(lent.session, lent.epoch, lent.index, lent.head, offset, lent.nbytes, lent.seconds)
-            chunk = view[offset : min(offset + m.CHUNK_BYTES, lent.nbytes)]
+            chunk = view[offset : min(offset + step, lent.nbytes)]
             try:
                 self.socket.send_multipart([peer.identity, frames.pack([part])], zmq.SNDMORE)
                 trackers.append(self.socket.send(chunk, copy=False, track=True))
@@ -233,7 +235,7 @@ class Gate:
                     return False
                 raise
         # All of them, whatever pyzmq copies and then calls done: who has the block back writes it.
-        peer.line.began(time.monotonic())
+        peer.line.began(now)
         self._shipping.append(_Shipment(zmq.MessageTracker(*trackers), lent.block, client, lent.nbytes))
         return True
 

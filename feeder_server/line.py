@@ -11,6 +11,9 @@ MEASURED_SECONDS = 0.25
 """Without a break; then that makes one measurement, and another one begins."""
 KNOWN_SECONDS = 60.0
 """Lines change. And once batches are packed, the line may be no limit any more, and isn't measured."""
+QUICK_SECONDS = 1.0
+QUICK_RATE = 128e6
+"""Bytes per second. A line is quick when so much has left, second after second: the system's buffer alone can't have taken that."""
 
 
 class Line:
@@ -23,6 +26,9 @@ class Line:
         self._left = 0  # bytes, since then
         self._rate = 0.0
         self._measured = 0.0
+        self._second = 0.0  # when the second began that is being counted
+        self._second_left = 0  # bytes, in it
+        self._quick = False  # by the second before
 
     def began(self, now: float) -> None:
         """The bytes of a batch were handed over."""
@@ -34,6 +40,10 @@ class Line:
         """The bytes of a batch have left."""
         self._under_way -= 1
         self._left += nbytes
+        self._second_left += nbytes
+        if now - self._second >= QUICK_SECONDS:
+            self._quick = self._second_left >= QUICK_RATE * (now - self._second)
+            self._second, self._second_left = now, 0
         if self._since is None:
             if now - self._busy_since >= MEASURED_SECONDS:
                 self._since, self._left = now, 0
@@ -47,3 +57,7 @@ class Line:
     def rate(self, now: float) -> int:
         """Bytes per second; 0: not known, it may be as quick as it likes."""
         return max(1, int(self._rate)) if self._rate and now - self._measured < KNOWN_SECONDS else 0
+
+    def quick(self, now: float) -> bool:
+        """Is it certain that a large part leaves in no time?"""
+        return self._quick and now - self._second < KNOWN_SECONDS

@@ -38,11 +38,13 @@ WIRE_VERSION = 4
 """Goes up with every change that an older peer would misread."""
 
 CHUNK_BYTES = 256 * 1024
-"""Payload of one `Part`: large enough to keep the socket busy, small enough to stay in the cache while it is copied.
+"""Payload of one `Part`, small enough for slow lines.
 
-And small enough for slow lines. ZeroMQ takes a frame for a sign of life when all of it has come: one that takes longer than
-`frames.DEAD_SECONDS` breaks the connection, and after the next attempt the same again, for ever.
+ZeroMQ takes a frame for a sign of life when all of it has come: one that takes longer than `frames.DEAD_SECONDS` breaks the
+connection, and after the next attempt the same again, for ever.
 """
+QUICK_CHUNK_BYTES = 4 * CHUNK_BYTES
+"""Payload of one `Part` where the line is known to be quick: fewer turns, and small enough to stay in the cache while it is copied."""
 
 # --------------------------------------------------------------------------------------------------------- client to node
 

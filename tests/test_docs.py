@@ -189,7 +189,7 @@ class TestProtocol:
 
     def test_limits(self) -> None:
         rows = re.findall(r"^\| `([A-Z_]+)` \| (\d+) \|", section("docs/protocol.md", "Limits"), flags=re.M)
-        assert len(rows) == 9
+        assert len(rows) == 10
         for name, value in rows:
             assert int(value) == getattr(frames if name == "MAX_FRAME" else messages, name), name
 

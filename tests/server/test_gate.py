@@ -12,6 +12,7 @@ import zmq
 
 from feeder_server.config import ServeConfig, SourceEntry
 from feeder_server.gate import LEASE_SECONDS, QUIET_SECONDS, Gate
+from feeder_server.line import QUICK_RATE
 from feeder_server.portions import PORTION_BYTES
 from feeder_server.target import parse_target
 from feeder_wire import client_frames, frames
@@ -115,6 +116,31 @@ def test_a_block_is_free_when_all_of_it_has_left(tmp_path: Path, rest: int) -> N
             assert dealer.poll(10_000), f"{come} of {nbytes} bytes have come"
             come += len(dealer.recv_multipart()[1])
         until(lambda: gate.shipped() == [block.name], "the block is free")
+    writer.close()
+
+
+def test_parts_are_larger_where_the_line_is_quick(tmp_path: Path) -> None:
+    nbytes = m.QUICK_CHUNK_BYTES + 10
+    writer = ArenaWriter([str(tmp_path)], 0, 1, 1 << 30)
+    block = writer.take(nbytes)
+    lent = m.Lent(SESSION, 0, 0, b"head", block.name, block.size, nbytes, 0.0)
+
+    def pieces() -> list[int]:
+        assert gate.ship(CLIENT, lent)
+        sizes: list[int] = []
+        while sum(sizes) < nbytes:
+            assert dealer.poll(10_000), f"{sizes} of {nbytes} bytes have come"
+            sizes.append(len(dealer.recv_multipart()[1]))
+        until(lambda: gate.shipped() == [block.name], "the block is free")
+        return sizes
+
+    with talking(str(tmp_path)) as (gate, dealer):
+        assert pieces() == [m.CHUNK_BYTES] * 4 + [10], "of a new line nothing is known"
+        line, now = gate.peers[CLIENT].line, time.monotonic()
+        for at in (now, now + 2.0):
+            line.began(at)
+            line.ended(at, int(10 * QUICK_RATE))
+        assert pieces() == [m.QUICK_CHUNK_BYTES, 10]
     writer.close()
 
 
