@@ -9,6 +9,9 @@ For each backend, one after the other in one process, on the same trivial model,
   TensorFlow also as `as_tf_dataset()`;
 * iteration: ``for batch in seq``, without Keras.
 
+Each for some seconds, of which the first ones don't count: a block of shared memory is filled ten times as slowly the first time, and with
+batches of this size and two workers it takes some seconds until there are as many as there will ever be (NOTES.md).
+
 And the script of the question that started this project: batches that sleep 2 s, 10 of them per epoch, 2 epochs, 4 workers.
 """
 
@@ -20,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any
 
 import numpy as np
@@ -32,8 +35,10 @@ from benchmarks.program import Found, Measurement, Program, Row
 from benchmarks.report import Claim, Table, quotients
 
 BACKENDS = ("tensorflow", "jax", "torch")
-STEPS = 40
-WARM = 10
+WARM_SECONDS = 4.0
+MEASURED_SECONDS = 2.0
+QUICK_SECONDS = 0.1
+LEAST_STEPS = 4
 FILLED = 16
 """Batches that wait before the pass begins: 617 MB."""
 FILLED_PASSES = 5
@@ -49,22 +54,36 @@ class Trainer:
     model: Any
     quick: bool
 
-    def per_batch(self, data: Any, steps: int, **options: Any) -> float:
-        """Milliseconds per batch: the mean over a pass, but for its first batches."""
-        ends = self.ends(data, steps, **options)
-        warm = min(WARM, len(ends) // 2)
-        return (ends[-1] - ends[warm]) / (len(ends) - 1 - warm) * 1e3
+    def per_batch(self, data: Any) -> float:
+        """Milliseconds per batch: the mean over a pass that is ended after some seconds, but for the first of them."""
+        return per_step(self.ends(data, ENDLESS, until=over(self.quick)), self.quick)
 
-    def ends(self, data: Any, steps: int, **options: Any) -> list[float]:
-        """When each batch of one epoch ended."""
+    def ends(self, data: Any, steps: int, until: Callable[[list[float]], bool] = lambda ends: False) -> list[float]:
+        """When each batch of one epoch ended; the epoch ends early where `until` says so."""
         found: list[float] = []
 
         class Clock(self.keras.callbacks.Callback):  # type: ignore[misc, name-defined]
             def on_train_batch_end(self, batch: int, logs: object = None) -> None:
                 found.append(time.perf_counter())
+                self.model.stop_training = until(found)
 
-        self.model.fit(data, epochs=1, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[Clock()], **options)
+        self.model.fit(data, epochs=1, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[Clock()])
         return found
+
+
+def over(quick: bool) -> Callable[[list[float]], bool]:
+    """Says of the times at which batches ended whether that is enough of them."""
+    seconds = 2 * QUICK_SECONDS if quick else WARM_SECONDS + MEASURED_SECONDS
+    return lambda ends: len(ends) >= LEAST_STEPS and ends[-1] - ends[0] >= seconds
+
+
+def per_step(ends: list[float], quick: bool) -> float:
+    """Milliseconds per batch, but for the first seconds."""
+    warm = ends[0] + (QUICK_SECONDS if quick else WARM_SECONDS)
+    counted = [end for end in ends if end >= warm]
+    if len(counted) < 2:  # a machine so busy that it makes one in the last seconds
+        counted = ends[-2:]
+    return (counted[-1] - counted[0]) / (len(counted) - 1) * 1e3
 
 
 def backend(name: str, quick: bool = False) -> dict[str, float]:
@@ -77,22 +96,20 @@ def backend(name: str, quick: bool = False) -> dict[str, float]:
     )
     model.compile(optimizer="sgd", loss="mse", jit_compile=False if name != "jax" else "auto")
     trainer = Trainer(keras, model, quick)
-    steps = 8 if quick else STEPS
-    found = {"floor": trainer.per_batch(floor(name, steps), steps)}
-    found["floor"] = trainer.per_batch(floor(name, steps), steps)  # the first one compiled the step
+    found = {"floor": trainer.per_batch(floor(name, ENDLESS))}
     for title, kind in (("ready", sources.Big), ("stacked", sources.Stacked)):
-        found[f"in process, {title}"] = trainer.per_batch(in_process(keras, kind(ENDLESS)), steps)
+        found[f"in process, {title}"] = trainer.per_batch(in_process(keras, kind(ENDLESS)))
         with _sequence(kind.__name__, ENDLESS) as seq:
             data = _tensors(seq) if name == "torch" and title == "stacked" else seq
-            found[f"feeder, {title}"] = trainer.per_batch(data, steps)
+            found[f"feeder, {title}"] = trainer.per_batch(data)
     if name == "torch":
         with _sequence("Big", ENDLESS) as seq:
-            found["feeder, tensors"] = trainer.per_batch(_tensors(seq), steps)
+            found["feeder, tensors"] = trainer.per_batch(_tensors(seq))
     if name == "tensorflow":
         with _sequence("Big", ENDLESS) as seq:
-            found["feeder, as_tf_dataset"] = trainer.per_batch(seq.as_tf_dataset(), steps)
+            found["feeder, as_tf_dataset"] = trainer.per_batch(seq.as_tf_dataset())
     with _sequence("Big", ENDLESS) as seq:
-        found["iteration"] = iteration(seq, steps)
+        found["iteration"] = iteration(seq, quick)
     return found | filled(trainer, name, 6 if quick else FILLED)
 
 
@@ -111,7 +128,7 @@ def floor(name: str, steps: int) -> Any:
     class Same(IterableDataset):  # type: ignore[misc]
         def __iter__(self) -> Any:
             batch = (torch.from_numpy(x), torch.from_numpy(y))
-            return iter([batch] * steps)
+            return repeat(batch, steps)
 
     return DataLoader(Same(), batch_size=None)
 
@@ -170,15 +187,15 @@ def _tensors(seq: Any) -> Any:
     return DataLoader(seq.as_torch_dataset(), batch_size=None)
 
 
-def iteration(seq: Any, steps: int) -> float:
+def iteration(seq: Any, quick: bool) -> float:
     """Milliseconds per batch of ``for batch in seq``."""
-    started = 0.0
-    for count, _batch in enumerate(seq):
-        if count == WARM:
-            started = time.perf_counter()
-        if count == WARM + steps:
+    enough = over(quick)
+    ends: list[float] = []
+    for _batch in seq:
+        ends.append(time.perf_counter())
+        if enough(ends):
             break
-    return (time.perf_counter() - started) / steps * 1e3
+    return per_step(ends, quick)
 
 
 def filled(trainer: Trainer, name: str, length: int) -> dict[str, float]:
