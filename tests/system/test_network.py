@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 from feeder_client import FeederClient, FeederError
+from feeder_client.connection import Connection
+from feeder_client.payload import Payload
 from feeder_wire import frames
 from feeder_wire import messages as m
 from tests.proxy import Proxy
@@ -193,6 +196,34 @@ class TestSlow:
             for i in range(2):
                 assert PARTS[2](4 * i, client[i])
             assert client.stats().reconnects == 0
+
+    def test_a_line_that_was_quick_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a quick line parts are so large that they would break it now. That happens once: of a new connection nothing is known."""
+        sizes: list[int] = []
+        piece = Connection._piece
+
+        def noted(self: Connection, part: m.Part, rest: list[zmq.Frame]) -> Payload | None:
+            sizes.append(len(rest[0]))
+            return piece(self, part, rest)
+
+        monkeypatch.setattr(Connection, "_piece", noted)
+        kilobytes, rate = 1200, 2.5 * m.CHUNK_BYTES / DEAD
+        constants = {**CONSTANTS, "feeder_server.line.QUICK_RATE": 10 * rate}
+        source = ("parts", 12, is_pattern(kilobytes * 1024))
+        arguments = (f"parts={SOURCES}:Blocks", "-a", "parts.n=12", "-a", f"parts.kilobytes={kilobytes}")
+        with serve(tmp_path, *arguments, workers=1, constants=constants) as node, reading(node, source, prefetch=2) as (proxy, client):
+
+            def sees_large_parts() -> bool:
+                read_pass(client, source)
+                return max(sizes) == m.QUICK_CHUNK_BYTES
+
+            until(sees_large_parts, "parts are large")
+            assert client.stats().reconnects == 0
+            proxy.throttle(rate, "down")
+            for i, batch in zip(range(4), client, strict=False):
+                assert source[2](i, batch)
+            assert max(sizes[-5:]) == m.CHUNK_BYTES, "the last batch came in small parts"
+            assert client.stats().reconnects == 1
 
     def test_a_long_line(self, node: Serving) -> None:
         """A second there and a second back: nothing breaks, and what is asked for ahead arrives together."""
