@@ -120,12 +120,17 @@ def cores() -> int:
 
 
 def commit() -> str:
-    """Of the code that is measured."""
+    """Of the code that is measured; "dirty" where that was changed since. Reports don't count: a run writes some before it is over."""
     try:
-        command = ["git", "describe", "--always", "--dirty"]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        name = _git("describe", "--always")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results", ":(exclude)*.md")
     except OSError:  # no git here
         return ""
+    return f"{name}-dirty" if changed else name
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def markdown(tables: Iterable[Table], about: Iterable[str], command: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as programs
-from benchmarks import chart, compare, everything, fit, gpu, gpu_training, memory, quick, recover, scale, seeding, sources, start
+from benchmarks import chart, compare, everything, fit, gpu, gpu_training, memory, quick, recover, report, scale, seeding, sources, start
 from benchmarks.job import WORKS, Batches, Job, Peer, figures
 from benchmarks.measuring import AbsentError, Outcome, measure, rotated
 from benchmarks.peers import PEERS, rate_of
@@ -373,6 +374,25 @@ class TestSmallRuns:
         SMALLER["fit"].main(["--quick", "--only", name, "--markdown", str(tmp_path / "table.md")])
         text = (tmp_path / "table.md").read_text(encoding="utf-8")
         assert "absent" not in text.partition("| measurement |")[2], text
+
+
+class TestCommit:
+    @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+    def test_reports_do_not_count_as_changes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        code, written, text = tmp_path / "node.py", tmp_path / "benchmarks" / "results" / "chart.png", tmp_path / "benchmarks" / "README.md"
+        written.parent.mkdir(parents=True)
+        for path in (code, written, text):
+            path.write_text("before")
+        for command in ("init -q", "add .", "-c user.name=a -c user.email=a@example.org -c commit.gpgsign=false commit -q -m first"):
+            subprocess.run(["git", *command.split()], cwd=tmp_path, check=True, timeout=60)
+        monkeypatch.setattr(report, "ROOT", tmp_path)
+        clean = report.commit()
+        assert clean and "dirty" not in clean
+        for path in (written, text):
+            path.write_text("after")
+        assert report.commit() == clean
+        code.write_text("after")
+        assert report.commit() == f"{clean}-dirty"
 
 
 class TestEverything:
