@@ -22,7 +22,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise, repeat
 from typing import Any
 
@@ -31,59 +30,16 @@ import numpy as np
 from benchmarks import sources
 from benchmarks.job import ENDLESS
 from benchmarks.measuring import SOURCES
+from benchmarks.pace import QUICK, WHOLE, Trainer
 from benchmarks.program import Found, Measurement, Program, Row
 from benchmarks.report import Claim, Table, quotients
 
 BACKENDS = ("tensorflow", "jax", "torch")
-WARM_SECONDS = 4.0
-MEASURED_SECONDS = 2.0
-QUICK_SECONDS = 0.1
-LEAST_STEPS = 4
 FILLED = 16
 """Batches that wait before the pass begins: 617 MB."""
 FILLED_PASSES = 5
 QUESTION_SECONDS = 2.0
 EPOCHS = 2
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """A model that does next to nothing with what it is given, and a clock in its callbacks."""
-
-    keras: Any
-    model: Any
-    quick: bool
-
-    def per_batch(self, data: Any) -> float:
-        """Milliseconds per batch: the mean over a pass that is ended after some seconds, but for the first of them."""
-        return per_step(self.ends(data, ENDLESS, until=over(self.quick)), self.quick)
-
-    def ends(self, data: Any, steps: int, until: Callable[[list[float]], bool] = lambda ends: False) -> list[float]:
-        """When each batch of one epoch ended; the epoch ends early where `until` says so."""
-        found: list[float] = []
-
-        class Clock(self.keras.callbacks.Callback):  # type: ignore[misc, name-defined]
-            def on_train_batch_end(self, batch: int, logs: object = None) -> None:
-                found.append(time.perf_counter())
-                self.model.stop_training = until(found)
-
-        self.model.fit(data, epochs=1, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[Clock()])
-        return found
-
-
-def over(quick: bool) -> Callable[[list[float]], bool]:
-    """Says of the times at which batches ended whether that is enough of them."""
-    seconds = 2 * QUICK_SECONDS if quick else WARM_SECONDS + MEASURED_SECONDS
-    return lambda ends: len(ends) >= LEAST_STEPS and ends[-1] - ends[0] >= seconds
-
-
-def per_step(ends: list[float], quick: bool) -> float:
-    """Milliseconds per batch, but for the first seconds."""
-    warm = ends[0] + (QUICK_SECONDS if quick else WARM_SECONDS)
-    counted = [end for end in ends if end >= warm]
-    if len(counted) < 2:  # a machine so busy that it makes one in the last seconds
-        counted = ends[-2:]
-    return (counted[-1] - counted[0]) / (len(counted) - 1) * 1e3
 
 
 def backend(name: str, quick: bool = False) -> dict[str, float]:
@@ -95,7 +51,8 @@ def backend(name: str, quick: bool = False) -> dict[str, float]:
         [keras.Input((224, 224, 3)), keras.layers.Cropping2D(((0, 223), (0, 223))), keras.layers.Flatten(), keras.layers.Dense(1)]
     )
     model.compile(optimizer="sgd", loss="mse", jit_compile=False if name != "jax" else "auto")
-    trainer = Trainer(keras, model, quick)
+    span = QUICK if quick else WHOLE
+    trainer = Trainer(keras, model, span)
     found = {"floor": trainer.per_batch(floor(name, ENDLESS))}
     for title, kind in (("ready", sources.Big), ("stacked", sources.Stacked)):
         found[f"in process, {title}"] = trainer.per_batch(in_process(keras, kind(ENDLESS)))
@@ -109,8 +66,8 @@ def backend(name: str, quick: bool = False) -> dict[str, float]:
         with _sequence("Big", ENDLESS) as seq:
             found["feeder, as_tf_dataset"] = trainer.per_batch(seq.as_tf_dataset())
     with _sequence("Big", ENDLESS) as seq:
-        found["iteration"] = iteration(seq, quick)
-    return found | filled(trainer, name, 6 if quick else FILLED)
+        found["iteration"] = span.per_batch(span.until_over(seq))
+    return found | filled(trainer, name, quick)
 
 
 def floor(name: str, steps: int) -> Any:
@@ -187,27 +144,17 @@ def _tensors(seq: Any) -> Any:
     return DataLoader(seq.as_torch_dataset(), batch_size=None)
 
 
-def iteration(seq: Any, quick: bool) -> float:
-    """Milliseconds per batch of ``for batch in seq``."""
-    enough = over(quick)
-    ends: list[float] = []
-    for _batch in seq:
-        ends.append(time.perf_counter())
-        if enough(ends):
-            break
-    return per_step(ends, quick)
-
-
-def filled(trainer: Trainer, name: str, length: int) -> dict[str, float]:
+def filled(trainer: Trainer, name: str, quick: bool) -> dict[str, float]:
     """Milliseconds that feeder adds where every batch waits already: medians of the time between two batches, over some passes.
 
     The first pass doesn't count: a block that this process has just mapped is slower to read, once (NOTES.md), as fresh arrays of its own
     would be. The workers are halted, for what they would do meanwhile is not the adapter's.
     """
+    length, passes = (6, 1) if quick else (FILLED, FILLED_PASSES)
     room = {"memory": "2GiB"}
     added, beside = [], []
     with _sequence("Big", length, prefetch=length, memory="2GiB", server=room) as seq:
-        for _ in range(1 + (1 if trainer.quick else FILLED_PASSES)):
+        for _ in range(1 + passes):
             _until(lambda: seq.stats().stored >= length, seq)
             with _halted():
                 waiting = _median_gap(trainer.ends(_tensors(seq) if name == "torch" else seq, length))

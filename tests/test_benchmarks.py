@@ -17,6 +17,7 @@ from benchmarks import __main__ as programs
 from benchmarks import chart, compare, everything, fit, gpu, gpu_training, memory, quick, recover, report, scale, seeding, sources, start
 from benchmarks.job import WORKS, Batches, Job, Peer, figures
 from benchmarks.measuring import AbsentError, Outcome, measure, rotated
+from benchmarks.pace import LEAST_STEPS, Span
 from benchmarks.peers import PEERS, rate_of
 from benchmarks.program import Found
 from benchmarks.quick import Task, claims, tables
@@ -374,6 +375,23 @@ class TestSmallRuns:
         SMALLER["fit"].main(["--quick", "--only", name, "--markdown", str(tmp_path / "table.md")])
         text = (tmp_path / "table.md").read_text(encoding="utf-8")
         assert "absent" not in text.partition("| measurement |")[2], text
+
+
+class TestSpan:
+    def test_the_first_seconds_do_not_count(self) -> None:
+        span = Span(warm=2.0, measured=1.0)
+        ends = [10.0, 11.0, 12.0, 12.5, 13.0]
+        assert not span.over(ends[:-1]) and span.over(ends)
+        assert span.per_batch(ends) == 500.0
+
+    def test_batches_that_take_longer_than_all_of_it(self) -> None:
+        span = Span(warm=0.2, measured=0.1)
+        assert not span.over([0.0, 1.0, 2.0]) and span.over([float(i) for i in range(LEAST_STEPS)])
+        assert span.per_batch([0.0, 0.1, 0.4]) == pytest.approx(300.0)
+
+    def test_no_more_is_read_than_is_needed(self) -> None:
+        batches = iter(range(100))
+        assert len(Span(0.0, 0.0).until_over(batches)) == LEAST_STEPS and next(batches) == LEAST_STEPS
 
 
 class TestCommit:
