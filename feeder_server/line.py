@@ -3,6 +3,9 @@
 What can be seen is when the bytes of a batch have left this process. While some are always under way the line is the limit, and what leaves
 per second is its speed; else it could take more, and nothing is known of it. The first moments don't count: the system's own buffer
 fills up then, as fast as memory is.
+
+Whether it is quick is found out by itself: a training that takes its time leaves the line idle in between, so its speed stays unknown, and
+yet much leaves in each second.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ KNOWN_SECONDS = 60.0
 """Lines change. And once batches are packed, the line may be no limit any more, and isn't measured."""
 QUICK_SECONDS = 1.0
 QUICK_RATE = 128e6
-"""Bytes per second. A line is quick when so much has left, second after second: the system's buffer alone can't have taken that."""
+"""Bytes per second. A line is quick when so much has left in one: many times what the system's own buffer takes."""
 
 
 class Line:
